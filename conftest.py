@@ -1,0 +1,8 @@
+"""What every test run needs before anything imports torch or transformers."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a network
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork

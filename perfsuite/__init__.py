@@ -1,0 +1,1 @@
+"""Measures the split runtime from outside, through its public interface alone."""

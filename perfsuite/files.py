@@ -1,0 +1,55 @@
+"""Result files: refused before the run when they cannot be written, and never half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perfsuite.errors import UsageError
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError unless a file can be written at ``path``. Changes nothing there."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--json {path}: not a regular file")
+        with tempfile.NamedTemporaryFile(dir=_folder(path)):
+            pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--json {path}: cannot be written: {reason}") from error
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write ``result`` to ``path``, whole or not at all. Raises UsageError when it cannot."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=_folder(path), delete=False
+        ) as file:
+            temporary = Path(file.name)
+            json.dump(result, file, indent=2, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # a temporary file is private, a result is not
+        temporary.replace(os.path.realpath(path))
+    except OSError as error:
+        raise UsageError(f"--json {path}: cannot be written: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _folder(path: Path) -> Path:
+    return Path(os.path.realpath(path)).parent
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,277 @@
+"""The yardstick: the unsplit model, ``transformers``' own, in a process of its own.
+
+``Unsplit`` starts ``python -m perfsuite.unsplit`` and talks JSON lines with it. The process keeps
+torch's default OpenMP settings, whatever the runtime has chosen for itself, and ends with its
+parent, however that ends: its stdin closes then.
+
+    -> {"input_ids": [[1, 2, 3]], "logits": false}
+    <- {"seconds": 0.01, "next_token": 42, "logits": null}    or {"error": "..."}
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+
+from perfsuite.errors import UnsplitError
+from perfsuite.measuring import collector_paused
+from runtime import SplitError, load_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+    from runtime.checkpoints import Checkpoint
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+START_TIMEOUT_S = 300.0
+FORWARD_TIMEOUT_S = 900.0
+DEATH_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class UnsplitForward:
+    """One forward pass: seconds around it alone, and the first prompt's next token.
+
+    ``logits`` are the last position's, (batch, vocab) in float32, None unless asked for.
+    """
+
+    seconds: float
+    next_token: int
+    logits: torch.Tensor | None
+
+
+class Unsplit:
+    """The unsplit model of ``source`` in its own process; a context manager that ends it.
+
+    It starts at once and in the background; ``wait_until_ready`` says when, or why not.
+    ``threads`` is torch's default when it is None. Every method raises UnsplitError when the
+    process refuses, dies, or misses its deadline in seconds.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        dtype: str = "float32",
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        start_timeout_s: float = START_TIMEOUT_S,
+    ) -> None:
+        command = [sys.executable, "-m", "perfsuite.unsplit"]
+        command += ["--model", source, "--dtype", dtype, "--device", device]
+        if threads is not None:
+            command += ["--threads", str(threads)]
+        self._title = f"the unsplit {dtype} model"
+        self._start_deadline = time.monotonic() + start_timeout_s
+        self._received = b""
+        self._threads: int | None = None
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                process_group=0,  # Ctrl-C is the parent's to handle; it closes stdin then
+            )
+        except BaseException:
+            self._stderr.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The id of the model's process."""
+        return self._process.pid
+
+    @property
+    def threads(self) -> int:
+        """How many threads it computes with; waits until it is ready to say."""
+        if self._threads is None:
+            self._threads = int(self._receive(self._start_deadline)["threads"])
+        return self._threads
+
+    def wait_until_ready(self) -> None:
+        """Return once the model is loaded."""
+        _ = self.threads
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        logits: bool = False,
+        timeout_s: float = FORWARD_TIMEOUT_S,
+    ) -> UnsplitForward:
+        """One forward pass over ``input_ids``, (batch, tokens) of whole numbers."""
+        self.wait_until_ready()
+        request = {"input_ids": input_ids.tolist(), "logits": logits}
+        try:
+            _send(_pipe(self._process.stdin), request)
+        except OSError as error:
+            raise self._death() from error
+        answer = self._receive(time.monotonic() + timeout_s)
+        return UnsplitForward(
+            seconds=answer["seconds"],
+            next_token=answer["next_token"],
+            logits=torch.tensor(answer["logits"]) if logits else None,
+        )
+
+    def close(self) -> None:
+        """End the process and wait for it. May be called twice."""
+        self._process.kill()  # it holds nothing that needs a farewell
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # a request that was not taken any more
+                _pipe(pipe).close()
+        self._stderr.close()
+
+    def __enter__(self) -> Unsplit:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        descriptor = _pipe(self._process.stdout).fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while b"\n" not in self._received:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
+                self._process.kill()  # its answer would come when nobody waits for it
+                raise UnsplitError(f"{self._title} did not answer within its deadline")
+            chunk = os.read(descriptor, 1 << 20)
+            if not chunk:
+                raise self._death()
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise UnsplitError(f"{self._title}: {answer['error']}")
+        return answer
+
+    def _death(self) -> UnsplitError:
+        """What is known of a process that ended by itself: its status and last words."""
+        try:
+            status: int | None = self._process.wait(DEATH_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            status = None
+        self._stderr.seek(0)
+        words = self._stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return UnsplitError(f"{self._title} ended with status {status}: {words or 'no message'}")
+
+
+def load_unsplit(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> LlamaForCausalLM:
+    """``transformers``' model on the checkpoint's own memory: float32 weights are not copied."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = LlamaConfig(**checkpoint.config.to_hf())
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    weights: dict[str, torch.Tensor] = {}
+    for name in model.state_dict():
+        tied = config.tie_word_embeddings and name == "lm_head.weight"
+        source = "model.embed_tokens.weight" if tied else name
+        if source not in weights:
+            weights[source] = checkpoint.tensor(source).to(device=device, dtype=dtype)
+        weights[name] = weights[source]
+    model.load_state_dict(weights, assign=True)
+    # Its frequencies are in no checkpoint, so the meta device left them without values.
+    model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
+    return model.eval()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve one unsplit model on stdin and stdout until stdin ends."""
+    parser = argparse.ArgumentParser(prog="python -m perfsuite.unsplit", description=main.__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dtype", required=True, choices=list(DTYPES))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args(argv)
+    answers = _claim_stdout()
+    requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    try:
+        checkpoint = load_checkpoint(options.model)
+        model = load_unsplit(checkpoint, DTYPES[options.dtype], options.device)
+    except (SplitError, OSError, ValueError, RuntimeError) as error:
+        _send(answers, {"error": str(error)})
+        return 1
+    _send(answers, {"threads": torch.get_num_threads()})
+    while True:
+        request = requests.get()
+        try:
+            answer = _forward(model, request, options.device)
+        except (ValueError, RuntimeError, IndexError) as error:
+            answer = {"error": str(error)}
+        _send(answers, answer)
+
+
+def _forward(model: Callable[..., Any], request: dict[str, Any], device: str) -> dict[str, Any]:
+    input_ids = torch.tensor(request["input_ids"], device=device)
+    with collector_paused(), torch.inference_mode():
+        started = time.perf_counter()
+        output = model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
+        # To the caller's memory, as the split model hands them over: waits for any device.
+        logits = output.logits[:, -1].float().cpu()
+        seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "next_token": int(logits[0].argmax()),
+        "logits": logits.tolist() if request["logits"] else None,
+    }
+
+
+def _claim_stdout() -> IO[bytes]:
+    """Keep stdout for answers alone: what a library prints goes to stderr from here on."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return answers
+
+
+def _read_requests(requests: SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin.buffer:
+        requests.put(json.loads(line))
+    # The parent closed the pipe or is gone. Nothing here needs a farewell, and a forward pass
+    # that still runs would keep the process for as long as it takes.
+    os._exit(0)
+
+
+def _send(pipe: IO[bytes], message: dict[str, Any]) -> None:
+    data = memoryview(json.dumps(message).encode() + b"\n")
+    while data:  # an unbuffered pipe may take less than all
+        data = data[pipe.write(data) :]
+    pipe.flush()
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise UnsplitError("the unsplit model's process has no pipe")
+    return pipe
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""A model on disk: its configuration, its tensors, its tokenizer."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from runtime.checkpoints.cache import Cache
+from runtime.checkpoints.config import ModelConfig
+from runtime.checkpoints.digest import content_digest, remembered
+from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
+from runtime.checkpoints.tokenizer import Tokenizer, open_tokenizer
+from runtime.checkpoints.weights import WeightFiles, read_json
+from runtime.errors import CheckpointError
+
+CONFIG_FILE = "config.json"
+
+
+class Checkpoint:
+    """A LLaMA in the Hugging Face layout, opened and checked, no weight read yet.
+
+    ``source`` is what another process gives to ``load_checkpoint`` to load the very same model: a
+    preset's name or an absolute path. ``directory`` holds ``config.json`` and the safetensors.
+    """
+
+    def __init__(self, source: str, directory: Path, cache: Cache) -> None:
+        """Reads and checks the configuration and the headers of the files.
+
+        Raises CheckpointError for an unsupported field, and for a file or a tensor that is missing,
+        unknown, damaged or of another shape than the configuration implies.
+        """
+        if not (directory / CONFIG_FILE).is_file():
+            raise CheckpointError(
+                f"{directory} has no {CONFIG_FILE}; a checkpoint is a directory with one and its "
+                "safetensors files"
+            )
+        self.source = source
+        self.directory = directory
+        self.config = ModelConfig.from_hf(read_json(directory / CONFIG_FILE))
+        self._cache = cache
+        self._weights = WeightFiles(directory)
+        self._shapes = tensor_shapes(self.config)
+        self._check_tensors()
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.source!r})"
+
+    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every stored tensor by its name, as the configuration implies it.
+
+        ``lm_head.weight`` is among them only where the embeddings are not tied.
+        """
+        return dict(self._shapes)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor of that Hugging Face name in its stored dtype, memory-mapped: no copy.
+
+        With tied embeddings ``lm_head.weight`` answers the embedding. Raises CheckpointError.
+        """
+        if name == LM_HEAD and self.config.tie_word_embeddings:
+            name = EMBEDDING
+        if name not in self._shapes:
+            raise CheckpointError(f"{self.source} has no tensor {name!r}")
+        return self._weights.tensor(name)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 in hexadecimal over configuration and weights; hashed once, then remembered."""
+        files = (self.directory / CONFIG_FILE, *self._weights.files)
+        return remembered(
+            self._cache,
+            "checkpoint",
+            files,
+            lambda: content_digest(self.config, self._weights, self._shapes),
+        )
+
+    def tokenizer(self) -> Tokenizer:
+        """The directory's ``tokenizer.json``, or one of bytes where there is none.
+
+        Raises CheckpointError if the file is damaged.
+        """
+        return open_tokenizer(self.directory, self.config.vocab_size)
+
+    def _check_tensors(self) -> None:
+        missing = [name for name in self._shapes if name not in self._weights]
+        if missing:
+            raise CheckpointError(f"{self.directory} lacks {_named(missing)}")
+        unknown = [
+            name for name in self._weights if name not in self._shapes and not self._is_spare(name)
+        ]
+        if unknown:
+            raise CheckpointError(
+                f"{self.directory} holds {_named(unknown)} that a LLaMA of its config.json has not"
+            )
+        for name, shape in self._shapes.items():
+            self._weights.check(name, shape)
+
+    def _is_spare(self, name: str) -> bool:
+        """Whether a tensor outside the layout only repeats what is derived, as in older files."""
+        if name == LM_HEAD:
+            # Tied. Where the two differ ``transformers`` unties them: the configuration is wrong.
+            return torch.equal(self._weights.tensor(LM_HEAD), self._weights.tensor(EMBEDDING))
+        return name.endswith(".self_attn.rotary_emb.inv_freq")
+
+
+def _named(names: list[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {listed}{more}"

@@ -1,0 +1,174 @@
+"""GGUF files into the Hugging Face layout, by way of ``transformers``, which dequantizes them.
+
+Importing ``transformers`` takes seconds: this module is imported for a conversion only.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from gguf import GGUFReader
+from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from runtime.checkpoints.cache import require_space
+from runtime.checkpoints.config import ModelConfig
+from runtime.checkpoints.layout import tensor_shapes
+from runtime.checkpoints.weights import write_weights
+from runtime.errors import CheckpointError
+
+_KNOWN_KEYS = frozenset(
+    f"llama.{key}"
+    for key in (
+        "context_length",
+        "block_count",
+        "embedding_length",
+        "feed_forward_length",
+        "vocab_size",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+        "attention.layer_norm_rms_epsilon",
+        "rope.dimension_count",
+        "rope.freq_base",
+        "rope.scaling.type",
+        "rope.scaling.factor",
+        "tensor_data_layout",
+    )
+)
+_KNOWN_TENSOR = re.compile(
+    r"(token_embd|output|output_norm|rope_freqs|"
+    r"blk\.\d+\.(attn_(q|k|v|output|norm)|ffn_(gate|up|down|norm)))\.weight"
+)
+_ROPE_FREQUENCIES = "rope_freqs.weight"
+
+
+def convert_gguf(file: Path, directory: Path) -> None:
+    """Writes the model of ``file`` into ``directory``: config.json, float32 safetensors, tokenizer.
+
+    Raises CheckpointError if the file is damaged or not a plain LLaMA.
+    """
+    header = _Header(file)
+    with _quietly(), _explained(file):
+        model, report = LlamaForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
+        if header.has_tokenizer:
+            _save_tokenizer(header, directory)
+    if report["missing_keys"]:
+        raise CheckpointError(f"{file} lacks the tensors of {sorted(report['missing_keys'])[:3]}")
+
+    fields = {**model.config.to_dict(), "quantization_config": None, **header.rope_fields()}
+    config = ModelConfig.from_hf(fields)
+    ends = {key: fields.get(key) for key in ("bos_token_id", "eos_token_id")}
+    (directory / "config.json").write_text(json.dumps({**config.to_hf(), **ends}, indent=2))
+
+    state = model.state_dict()
+    shapes = tensor_shapes(config)
+    require_space(directory, sum(state[name].nbytes for name in shapes))
+    write_weights(directory, ((name, state[name]) for name in shapes))
+
+
+class _Header:
+    """What the file says of itself, checked for what ``transformers`` would silently leave out."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with _explained(file):
+            reader = GGUFReader(file)
+            self._fields: Mapping[str, Any] = {
+                name: field.contents()
+                for name, field in reader.fields.items()
+                if name.startswith(("llama.", "general.architecture", "tokenizer.ggml.pre"))
+            }
+            self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
+        self._refuse_unsupported()
+
+    def _refuse_unsupported(self) -> None:
+        architecture = self._fields.get("general.architecture")
+        if architecture != "llama":
+            raise CheckpointError(
+                f"{self.file}: general.architecture is {architecture!r}; only 'llama' is supported"
+            )
+        for name in self._fields:
+            if name.startswith("llama.") and name not in _KNOWN_KEYS:
+                raise CheckpointError(f"{self.file}: field {name!r} is not supported")
+        for name in self._tensors:
+            if not _KNOWN_TENSOR.fullmatch(name):
+                raise CheckpointError(f"{self.file}: tensor {name!r} is not supported")
+
+    @property
+    def splits_digits(self) -> bool:
+        """Whether the vocabulary was learned on text whose every digit stands alone."""
+        return self._fields.get("tokenizer.ggml.pre") == "smollm"
+
+    def rope_fields(self) -> dict[str, Any]:
+        """The RoPE settings as a configuration's fields; ``transformers`` reads only theta."""
+        theta = self._fields.get("llama.rope.freq_base")
+        if _ROPE_FREQUENCIES in self._tensors:
+            # llama.cpp stores a divisor for each frequency, which is what longrope's lists are.
+            factors = [float(factor) for factor in self._tensors[_ROPE_FREQUENCIES].data]
+            lists = {"short_factor": factors, "long_factor": factors, "attention_factor": 1.0}
+            return _rope("longrope", theta, lists)
+        kind = self._fields.get("llama.rope.scaling.type", "none")
+        if kind == "none":
+            return _rope("default", theta, {})
+        if kind == "linear":
+            return _rope("linear", theta, {"factor": self._fields.get("llama.rope.scaling.factor")})
+        raise CheckpointError(f"{self.file}: llama.rope.scaling.type {kind!r} is not supported")
+
+
+def _rope(kind: str, theta: object, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": theta, **settings}}
+
+
+def _save_tokenizer(header: _Header, directory: Path) -> None:
+    file = header.file
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    if header.splits_digits:
+        # ``transformers`` does not know this kind and joins a digit's space to the text before it.
+        tokenizer.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+            [
+                tokenizers.pre_tokenizers.Digits(individual_digits=True),
+                tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+    tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file makes the readers raise almost anything
+        raise CheckpointError(
+            f"{file} is damaged or cannot be converted ({type(error).__name__}: {error})"
+        ) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps ``transformers``' bars, notes and warnings off the terminal."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)

@@ -1,0 +1,329 @@
+"""What may cross the boundary, and every check on it. Whatever arrives is hostile until it has passed here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from runtime.errors import HandshakeError, ProtocolError
+from runtime.operations import Call
+from runtime.tensors import DTYPE_NAMES, DTYPES, TensorSpec
+from runtime.trace import WorkerDurations
+
+PROTOCOL_VERSION = 1
+
+Payload = bytes | int
+"""What stands for a tensor's content in a message: its bytes, or its offset in the shared arena."""
+
+_MAX_DIMENSIONS = 4
+_MAX_INTEGER = 2**63 - 1
+_MAX_TENSORS = 8
+_MAX_TEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMessage:
+    """A tensor as a message carries it."""
+
+    spec: TensorSpec
+    payload: Payload
+
+    def pack(self) -> dict[str, Any]:
+        """Return the msgpack form."""
+        return {
+            "dtype": DTYPE_NAMES[self.spec.dtype],
+            "shape": self.spec.shape,
+            "payload": self.payload,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call and its tensors. ``outputs`` are places for the results, where the transport has such."""
+
+    session: int
+    sequence: int
+    call: Call
+    inputs: Sequence[TensorMessage]
+    outputs: Sequence[Payload] = ()
+
+    def encode(self) -> bytes:
+        """Return the message's bytes."""
+        call = self.call
+        return packb(
+            {
+                "session": self.session,
+                "sequence": self.sequence,
+                "operation": call.operation,
+                "layer": call.layer,
+                "modules": call.modules,
+                "transpose_b": call.transpose_b,
+                "inputs": [tensor.pack() for tensor in self.inputs],
+                "outputs": self.outputs,
+            }
+        )
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Request:
+        """Check a decoded message.
+
+        Raises:
+            ProtocolError: naming the field that is missing or wrong.
+        """
+        layer = _field(fields, "layer", (int, type(None)))
+        modules = _sequence(fields, "modules")
+        for index, module in enumerate(modules):
+            if type(module) is not str:
+                raise ProtocolError(f"modules[{index}]", f"must be text, got {_kind(module)}")
+        outputs = _sequence(fields, "outputs")
+        for index, place in enumerate(outputs):
+            _check_offset(f"outputs[{index}]", place)
+        return cls(
+            session=_integer(fields, "session"),
+            sequence=_integer(fields, "sequence"),
+            call=Call(_text(fields, "operation"), layer, tuple(modules), _field(fields, "transpose_b", bool)),
+            inputs=_tensors(fields, "inputs"),
+            outputs=outputs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The results of a request, in its order, and what they cost the worker."""
+
+    sequence: int
+    outputs: Sequence[TensorMessage]
+    durations: WorkerDurations
+    payload_copies: int
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Reply:
+        """Check a decoded message.
+
+        Raises:
+            ProtocolError: naming the field that is missing or wrong.
+        """
+        return cls(
+            sequence=_integer(fields, "sequence"),
+            outputs=_tensors(fields, "outputs"),
+            durations=WorkerDurations(
+                **{name: _field(fields, name, float) for name in ("deserialize_s", "device_s", "serialize_s")}
+            ),
+            payload_copies=_integer(fields, "payload_copies"),
+        )
+
+
+def encode_reply(
+    sequence: int,
+    outputs: Sequence[TensorMessage],
+    deserialize_s: float,
+    device_s: float,
+    payload_copies: int,
+    serialize_started: float,
+) -> memoryview:
+    """Pack a reply whose last field is the time that packing it took.
+
+    ``serialize_started`` is the ``time.perf_counter()`` at which serializing began.
+    """
+    fields = {
+        "sequence": sequence,
+        "outputs": [tensor.pack() for tensor in outputs],
+        "deserialize_s": deserialize_s,
+        "device_s": device_s,
+        "payload_copies": payload_copies,
+    }
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_header(len(fields) + 1)
+    for name, value in fields.items():
+        packer.pack(name)
+        packer.pack(value)
+    packer.pack("serialize_s")
+    packer.pack(time.perf_counter() - serialize_started)
+    return memoryview(packer.getbuffer())
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the worker did not compute: the offending field and the problem."""
+
+    kind: str
+    field: str
+    problem: str
+
+    def encode(self) -> bytes:
+        """Return the message's bytes."""
+        return packb(
+            {"error": {"kind": self.kind, "field": self.field[:_MAX_TEXT], "problem": self.problem[:_MAX_TEXT]}}
+        )
+
+    @classmethod
+    def find(cls, fields: Mapping[str, Any]) -> Refusal | None:
+        """Return the refusal that a reply holds, None where it holds results.
+
+        Raises:
+            ProtocolError: if the refusal itself is malformed.
+        """
+        if "error" not in fields:
+            return None
+        error = _field(fields, "error", dict)
+        return cls(*(_text(error, name) for name in ("kind", "field", "problem")))
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What both sides must agree on before anything is computed."""
+
+    protocol: int
+    config: Mapping[str, Any]
+    digest: str
+    dtype: str
+    device: str
+    granularity: str
+
+    def pack(self) -> dict[str, Any]:
+        """Return the msgpack form."""
+        return {
+            "protocol": self.protocol,
+            "config": dict(self.config),
+            "digest": self.digest,
+            "dtype": self.dtype,
+            "device": self.device,
+            "granularity": self.granularity,
+        }
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Hello:
+        """Check a decoded message.
+
+        Raises:
+            ProtocolError: naming the field that is missing or wrong.
+        """
+        protocol = _integer(fields, "protocol")
+        if protocol != PROTOCOL_VERSION:
+            # Before any other field: another version may well have other fields.
+            raise HandshakeError(f"protocol: the other side speaks version {protocol}, this one {PROTOCOL_VERSION}")
+        return cls(
+            protocol=protocol,
+            config=_field(fields, "config", dict),
+            digest=_text(fields, "digest"),
+            dtype=_text(fields, "dtype"),
+            device=_text(fields, "device"),
+            granularity=_text(fields, "granularity"),
+        )
+
+    def check_against(self, own: Hello) -> None:
+        """Compare the other side's hello with this side's.
+
+        Raises:
+            HandshakeError: naming the first field in which they differ.
+        """
+        for name in ("config", "digest", "dtype", "device", "granularity"):
+            theirs, ours = getattr(self, name), getattr(own, name)
+            if theirs == ours:
+                continue
+            if name == "config":
+                name, theirs, ours = _first_difference(theirs, ours)
+            raise HandshakeError(f"{name}: the other side has {theirs!r}, this one {ours!r}")
+
+
+def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    for key in sorted({*theirs, *ours}, key=str):
+        if theirs.get(key) != ours.get(key):
+            return f"config.{key}", theirs.get(key), ours.get(key)
+    return "config", dict(theirs), dict(ours)
+
+
+def packb(fields: Mapping[str, Any]) -> bytes:
+    """Encode a message."""
+    return bytes(msgpack.packb(fields))
+
+
+def unpackb(raw: bytes | memoryview) -> Mapping[str, Any]:
+    """Decode a message into a mapping with text keys.
+
+    Raises:
+        ProtocolError: if ``raw`` is not one.
+    """
+    try:
+        # Lengths are bounded by the buffer itself; keys other than text are refused by the library.
+        fields = msgpack.unpackb(raw, strict_map_key=True)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolError("message", f"is not msgpack ({type(error).__name__})") from error
+    if type(fields) is not dict:
+        raise ProtocolError("message", f"must be a map, got {_kind(fields)}")
+    return fields
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _field(fields: Mapping[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:  # noqa: ANN401
+    try:
+        value = fields[name]
+    except KeyError:
+        raise ProtocolError(name, "is missing") from None
+    # Exact types: a bool must not pass for an int.
+    if type(value) not in (kinds if isinstance(kinds, tuple) else (kinds,)):
+        raise ProtocolError(name, f"has the wrong type {_kind(value)}")
+    return value
+
+
+def _integer(fields: Mapping[str, Any], name: str) -> int:
+    value: int = _field(fields, name, int)
+    if not 0 <= value <= _MAX_INTEGER:
+        raise ProtocolError(name, f"{value} is out of range")
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value: str = _field(fields, name, str)
+    if len(value) > _MAX_TEXT:
+        raise ProtocolError(name, f"has {len(value)} characters, {_MAX_TEXT} are allowed")
+    return value
+
+
+def _sequence(fields: Mapping[str, Any], name: str) -> list[Any]:
+    value: list[Any] = _field(fields, name, list)
+    if len(value) > _MAX_TENSORS:
+        raise ProtocolError(name, f"has {len(value)} entries, {_MAX_TENSORS} are allowed")
+    return value
+
+
+def _check_offset(field: str, value: object) -> None:
+    if type(value) is not int:
+        raise ProtocolError(field, f"must be an offset, got {_kind(value)}")
+    if not 0 <= value <= _MAX_INTEGER:
+        raise ProtocolError(field, f"offset {value} is out of range")
+
+
+def _tensors(fields: Mapping[str, Any], name: str) -> list[TensorMessage]:
+    return [_tensor(f"{name}[{index}]", value) for index, value in enumerate(_sequence(fields, name))]
+
+
+def _tensor(path: str, value: object) -> TensorMessage:
+    if type(value) is not dict:
+        raise ProtocolError(path, f"must be a map, got {_kind(value)}")
+    try:
+        dtype_name, shape, payload = value["dtype"], value["shape"], value["payload"]
+    except KeyError as error:
+        raise ProtocolError(f"{path}.{error.args[0]}", "is missing") from None
+    dtype = DTYPES.get(dtype_name) if type(dtype_name) is str else None
+    if dtype is None:
+        raise ProtocolError(f"{path}.dtype", f"{dtype_name!r:.40} is not one of {', '.join(DTYPES)}")
+    if type(shape) is not list or not 1 <= len(shape) <= _MAX_DIMENSIONS:
+        raise ProtocolError(f"{path}.shape", f"must be a list of 1 to {_MAX_DIMENSIONS} dimensions")
+    for dimension in shape:
+        if type(dimension) is not int or not 1 <= dimension <= _MAX_INTEGER:
+            raise ProtocolError(f"{path}.shape", f"dimension {dimension!r:.40} is not a positive integer")
+    spec = TensorSpec(dtype, tuple(shape))
+    if type(payload) is bytes:
+        if len(payload) != spec.nbytes:
+            raise ProtocolError(f"{path}.payload", f"has {len(payload)} bytes, {spec} needs {spec.nbytes}")
+    else:
+        _check_offset(f"{path}.payload", payload)
+    return TensorMessage(spec, payload)

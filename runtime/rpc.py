@@ -1,0 +1,178 @@
+"""The trusted side of a conversation: one call at a time, timed, and each reply checked against what it must be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from runtime.checkpoints import ModelConfig
+from runtime.errors import (
+    HandshakeError,
+    ProtocolError,
+    SplitError,
+    WorkerDied,
+    WorkerError,
+    WorkerRefused,
+    WorkerTimeout,
+)
+from runtime.messages import Hello, Refusal, Reply, Request, TensorMessage, packb, unpackb
+from runtime.operations import Call, output_specs
+from runtime.tensors import TensorSpec
+from runtime.trace import RpcRecord
+from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout
+
+_REFUSALS: Mapping[str, type[WorkerError] | type[HandshakeError]] = {
+    "protocol": WorkerRefused,
+    "handshake": HandshakeError,
+    "failure": WorkerError,
+}
+
+
+class RpcClient:
+    """Calls operations on a worker over a channel and keeps a record of each call.
+
+    After an error the conversation is over: a late reply must never be taken for another call's.
+    """
+
+    def __init__(self, channel: ClientChannel, config: ModelConfig, dtype: torch.dtype) -> None:
+        self.channel = channel
+        self.records: list[RpcRecord] = []
+        self.broken = False
+        self._config = config
+        self._dtype = dtype
+        self._session = 0
+        self._sequence = 0
+
+    def handshake(self, own: Hello) -> Mapping[str, Any]:
+        """Agree with the worker on protocol and model; return what it says of itself.
+
+        Raises:
+            HandshakeError: naming the first thing that differs.
+            WorkerError, ProtocolError: as ``call``.
+        """
+        fields = self._exchange(packb({"hello": own.pack()}))
+        theirs, session, worker = (fields.get(name) for name in ("hello", "session", "worker"))
+        if type(theirs) is not dict:
+            raise ProtocolError("hello", "is missing or no map")
+        Hello.parse(theirs).check_against(own)
+        if type(session) is not int or type(worker) is not dict:
+            raise ProtocolError("session", "or worker is missing or of the wrong type")
+        self._session = session
+        return worker
+
+    def prepare(self, payload_bytes: int) -> None:
+        """Make room for a forward pass, as ``ClientChannel.prepare``.
+
+        Raises:
+            ArenaError: if the machine has not enough memory.
+            WorkerError: if the worker is gone.
+        """
+        try:
+            self.channel.prepare(payload_bytes)
+        except (PeerGone, ReceiveTimeout) as error:
+            raise self._lost(error) from error
+
+    def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Have the worker compute ``call`` and return its results, in memory that may be read and written
+        only where the transport shares it.
+
+        Raises:
+            WorkerDied, WorkerTimeout: if no reply comes.
+            WorkerRefused: if the worker found the request malformed.
+            ProtocolError: if the reply is not what this side derives that it must be.
+        """
+        if self.broken:
+            raise WorkerError("worker: an earlier call failed; launch a new worker")
+        copies_before = self.channel.payload_copies
+        started = time.perf_counter()
+        specs = output_specs(self._config, self._dtype, call, [TensorSpec.of(tensor) for tensor in inputs])
+        places = self.channel.reserve(specs)
+        self._sequence += 1
+        request = Request(
+            session=self._session,
+            sequence=self._sequence,
+            call=call,
+            inputs=[TensorMessage(TensorSpec.of(tensor), self.channel.pack(tensor)) for tensor in inputs],
+            outputs=[self.channel.pack(place) for place in places],
+        ).encode()
+        sent = time.perf_counter()
+        fields, arrived = self._send_and_receive(request)
+        try:
+            reply = Reply.parse(self._accepted(fields))
+            outputs = self._checked_outputs(reply, specs, places)
+            problem = reply.durations.problem(arrived - sent)
+            if problem:
+                raise ProtocolError("durations", problem)
+        except SplitError:
+            self.broken = True
+            raise
+        finished = time.perf_counter()
+        durations = reply.durations
+        self.records.append(
+            RpcRecord(
+                operation=call.operation,
+                layer=call.layer,
+                bytes_sent=sum(tensor.nbytes for tensor in inputs),
+                bytes_received=sum(spec.nbytes for spec in specs),
+                payload_copies=self.channel.payload_copies - copies_before + reply.payload_copies,
+                serialize_s=sent - started + durations.serialize_s,
+                transport_s=arrived - sent - durations.total_s,
+                device_s=durations.device_s,
+                deserialize_s=finished - arrived + durations.deserialize_s,
+                total_s=finished - started,
+            )
+        )
+        return outputs
+
+    def _checked_outputs(
+        self, reply: Reply, specs: Sequence[TensorSpec], places: Sequence[torch.Tensor]
+    ) -> Sequence[torch.Tensor]:
+        if reply.sequence != self._sequence:
+            raise ProtocolError("sequence", f"the reply answers {reply.sequence}, not {self._sequence}")
+        if len(reply.outputs) != len(specs):
+            raise ProtocolError("outputs", f"{len(specs)} expected, got {len(reply.outputs)}")
+        for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
+            if output.spec != spec:
+                raise ProtocolError(f"outputs[{index}]", f"must be {spec}, got {output.spec}")
+        if places:
+            return places
+        return [
+            self.channel.unpack(f"outputs[{index}].payload", output.spec, output.payload)
+            for index, output in enumerate(reply.outputs)
+        ]
+
+    def _exchange(self, request: bytes) -> Mapping[str, Any]:
+        return self._accepted(self._send_and_receive(request)[0])
+
+    def _send_and_receive(self, request: bytes) -> tuple[Mapping[str, Any], float]:
+        """Return the decoded reply and the time at which it arrived."""
+        try:
+            self.channel.send(request)
+            raw = self.channel.receive()
+            arrived = time.perf_counter()
+            return unpackb(raw), arrived
+        except (PeerGone, ReceiveTimeout) as error:
+            raise self._lost(error) from error
+        except BaseException:
+            # Also on Ctrl-C: the reply is still on its way.
+            self.broken = True
+            raise
+
+    def _accepted(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return ``fields`` unless they are a refusal, which is raised."""
+        refusal = Refusal.find(fields)
+        if refusal is None:
+            return fields
+        kind = _REFUSALS.get(refusal.kind)
+        if kind is None:
+            raise ProtocolError("error.kind", f"{refusal.kind!r:.40} is unknown")
+        raise kind(f"the worker refused: {refusal.field}: {refusal.problem}")
+
+    def _lost(self, error: Exception) -> WorkerError:
+        self.broken = True
+        if isinstance(error, ReceiveTimeout):
+            return WorkerTimeout("worker: no answer within the deadline; launch a new worker or allow more time")
+        return WorkerDied("worker: its process or connection ended; launch a new worker")

@@ -1,0 +1,99 @@
+"""The worker's side of a conversation: every request checked, computed on the device, answered."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.checkpoints import ModelConfig
+from runtime.devices.base import Device
+from runtime.errors import HandshakeError, ProtocolError, SplitError
+from runtime.messages import Hello, Refusal, Request, TensorMessage, encode_reply, packb, unpackb
+from runtime.operations import output_specs
+from runtime.transports.base import PeerGone, ServerChannel
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """Serves one client after another. A malformed request is refused by name, and the service lives on."""
+
+    def __init__(self, device: Device, config: ModelConfig, hello: Hello, about: Mapping[str, Any]) -> None:
+        self._device = device
+        self._config = config
+        self._hello = hello
+        self._about = about
+        self._session: int | None = None
+        self._sequence = 0
+
+    def serve(self, channel: ServerChannel) -> None:
+        """Answer requests until the channel ends."""
+        self._session = None
+        channel.on_new_memory = self._device.register
+        try:
+            while True:
+                try:
+                    raw = channel.receive()
+                    answer = self._answer(channel, raw)
+                except (ProtocolError, HandshakeError, SplitError, RuntimeError) as error:
+                    answer = _refusal(error).encode()
+                channel.send(answer)
+        except PeerGone:
+            return
+
+    def _answer(self, channel: ServerChannel, raw: bytes | memoryview) -> bytes | memoryview:
+        started = time.perf_counter()
+        fields = unpackb(raw)
+        if "hello" in fields:
+            return self._greet(fields["hello"])
+        request = Request.parse(fields)
+        self._check_turn(request)
+        specs = output_specs(
+            self._config, self._device.dtype, request.call, [tensor.spec for tensor in request.inputs]
+        )
+        copies_before = channel.payload_copies
+        inputs = [
+            channel.unpack(f"inputs[{index}].payload", tensor.spec, tensor.payload)
+            for index, tensor in enumerate(request.inputs)
+        ]
+        outputs = [channel.destination(index, spec, request.outputs) for index, spec in enumerate(specs)]
+        unpacked = time.perf_counter()
+        self._device.run(request.call, inputs, outputs)
+        computed = time.perf_counter()
+        return encode_reply(
+            sequence=request.sequence,
+            outputs=[TensorMessage(spec, channel.pack(tensor)) for spec, tensor in zip(specs, outputs, strict=True)],
+            deserialize_s=unpacked - started,
+            device_s=computed - unpacked,
+            payload_copies=channel.payload_copies - copies_before,
+            serialize_started=computed,
+        )
+
+    def _greet(self, fields: object) -> bytes:
+        if type(fields) is not dict:
+            raise ProtocolError("hello", "must be a map")
+        self._session = None
+        Hello.parse(fields).check_against(self._hello)
+        self._session = secrets.randbits(62)
+        self._sequence = 0
+        return packb({"hello": self._hello.pack(), "session": self._session, "worker": dict(self._about)})
+
+    def _check_turn(self, request: Request) -> None:
+        if self._session is None or request.session != self._session:
+            raise ProtocolError("session", "is not the one that the last handshake opened")
+        if request.sequence != self._sequence + 1:
+            raise ProtocolError("sequence", f"must be {self._sequence + 1}, got {request.sequence}")
+        self._sequence = request.sequence
+
+
+def _refusal(error: Exception) -> Refusal:
+    if isinstance(error, ProtocolError):
+        return Refusal("protocol", error.field, error.problem)
+    if isinstance(error, HandshakeError):
+        return Refusal("handshake", "hello", str(error))
+    _log.exception("a request failed", exc_info=error)
+    return Refusal("failure", type(error).__name__, str(error))
+

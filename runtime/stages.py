@@ -1,0 +1,65 @@
+"""The ladder as data: each row differs from the row above it by what the analysis changed, and by nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+
+from runtime.errors import InputError
+
+Granularity = Literal["operation", "layer"]
+Attention = Literal["trusted", "fused"]
+
+_CLEAR_OPERATIONS = "all linear inputs and outputs, Q, K, V, attention weights"
+_CLEAR_LAYERS = "every hidden state"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One rung of the ladder.
+
+    ``granularity`` is what one RPC computes: a single operation or a whole decoder layer.
+    ``attention`` says where softmax runs: on the trusted side between two RPCs, or fused on the worker.
+    ``worker_sees`` is what crosses the boundary in clear.
+    """
+
+    name: str
+    transport: str
+    granularity: Granularity
+    dtype: Literal["float32", "bfloat16"]
+    attention: Attention
+    worker_sees: str
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Element type of the weights and of every activation that crosses."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+
+STAGES: Mapping[str, Stage] = MappingProxyType(
+    {
+        stage.name: stage
+        for stage in (
+            Stage("baseline", "zmq-msgpack", "operation", "float32", "trusted", _CLEAR_OPERATIONS),
+            Stage("shared-memory", "shared-memory", "operation", "float32", "trusted", _CLEAR_OPERATIONS),
+            Stage("fused", "shared-memory", "layer", "float32", "fused", _CLEAR_LAYERS),
+            Stage("bf16", "shared-memory", "layer", "bfloat16", "fused", _CLEAR_LAYERS),
+        )
+    }
+)
+
+
+def find_stage(name: str) -> Stage:
+    """Return the stage called ``name``.
+
+    Raises:
+        InputError: if there is no such stage.
+    """
+    stage = STAGES.get(name)
+    if stage is None:
+        raise InputError(f"stage: {name!r} is unknown; choose one of {', '.join(STAGES)}")
+    return stage

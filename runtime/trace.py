@@ -1,0 +1,90 @@
+"""Where the time of a forward pass went: one record per RPC, always on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TypedDict
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDurations:
+    """Seconds that the worker says it spent on one request. Durations only: its clock is its own."""
+
+    deserialize_s: float
+    device_s: float
+    serialize_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Seconds between the request's arrival and the reply's departure."""
+        return self.deserialize_s + self.device_s + self.serialize_s
+
+    def problem(self, round_trip_s: float) -> str | None:
+        """Say why these durations cannot be true of a round trip that took ``round_trip_s``."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not math.isfinite(value) or value < 0:
+                return f"{field.name} is {value}"
+        if self.total_s > round_trip_s:
+            return f"{self.total_s:.6f} s claimed within a round trip of {round_trip_s:.6f} s"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class RpcRecord:
+    """One call: both ends' packing is serialize, both ends' unpacking deserialize, in seconds and bytes.
+
+    ``transport_s`` is what remains of the round trip. ``payload_copies`` counts the tensors' copies in
+    user space, made by either end for no purpose but to cross.
+    """
+
+    operation: str
+    layer: int | None
+    bytes_sent: int
+    bytes_received: int
+    payload_copies: int
+    serialize_s: float
+    transport_s: float
+    device_s: float
+    deserialize_s: float
+    total_s: float
+
+
+class Totals(TypedDict):
+    """Sums over a forward pass, in bytes and seconds."""
+
+    rpc_count: int
+    bytes_sent: int
+    bytes_received: int
+    payload_copies: int
+    serialize_s: float
+    transport_s: float
+    device_s: float
+    deserialize_s: float
+    trusted_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The calls of one forward pass in order, and the seconds between its beginning and its end."""
+
+    rpcs: tuple[RpcRecord, ...]
+    total_s: float
+
+    def totals(self) -> Totals:
+        """Sum the records. ``trusted_s`` is the time outside of every call."""
+        rpcs = self.rpcs
+        return Totals(
+            rpc_count=len(rpcs),
+            bytes_sent=sum(rpc.bytes_sent for rpc in rpcs),
+            bytes_received=sum(rpc.bytes_received for rpc in rpcs),
+            payload_copies=sum(rpc.payload_copies for rpc in rpcs),
+            serialize_s=sum(rpc.serialize_s for rpc in rpcs),
+            transport_s=sum(rpc.transport_s for rpc in rpcs),
+            device_s=sum(rpc.device_s for rpc in rpcs),
+            deserialize_s=sum(rpc.deserialize_s for rpc in rpcs),
+            trusted_s=self.total_s - sum(rpc.total_s for rpc in rpcs),
+            total_s=self.total_s,
+        )

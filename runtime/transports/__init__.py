@@ -1,0 +1,1 @@
+"""The roads between the two processes, behind one small interface."""

@@ -1,0 +1,102 @@
+"""One end of a road between the two processes: the small interface that every transport fills."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+
+from runtime.tensors import TensorSpec
+
+
+class PeerGone(Exception):
+    """The other end closed its side of the road, or its process ended."""
+
+
+class ReceiveTimeout(Exception):
+    """Nothing arrived in time."""
+
+
+class Channel(ABC):
+    """Carries messages, and says what stands for a tensor in them.
+
+    Code that produces a tensor which will cross asks for its memory (``empty``) and computes into it,
+    so that a transport which can share memory need not copy anything.
+    """
+
+    payload_copies: int = 0
+    """Copies of tensors made in user space for no purpose but to cross, since the channel was opened."""
+
+    @abstractmethod
+    def empty(self, spec: TensorSpec) -> torch.Tensor:
+        """Return uninitialized memory for a tensor that will cross."""
+
+    @abstractmethod
+    def pack(self, tensor: torch.Tensor) -> bytes | int:
+        """Return what stands for ``tensor``'s content in a message."""
+
+    @abstractmethod
+    def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
+        """Return the tensor that ``payload`` stands for.
+
+        Raises:
+            ProtocolError: naming ``field``, if it stands for none.
+        """
+
+    @abstractmethod
+    def send(self, message: bytes | memoryview) -> None:
+        """Send one message.
+
+        Raises:
+            PeerGone: if nobody can receive it.
+        """
+
+    @abstractmethod
+    def receive(self) -> bytes | memoryview:
+        """Return the next message.
+
+        Raises:
+            PeerGone: if none can arrive any more.
+            ReceiveTimeout: after the channel's deadline.
+            ProtocolError: if the message is too large for the road.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything. Closing twice is allowed."""
+
+
+class ClientChannel(Channel):
+    """The trusted side's end: it alone decides where anything lies."""
+
+    @abstractmethod
+    def set_timeout(self, timeout_s: float) -> None:
+        """Let ``receive`` wait this long from now on, in seconds."""
+
+    @abstractmethod
+    def prepare(self, payload_bytes: int) -> None:
+        """Make room for a forward pass whose live tensors need at most ``payload_bytes``.
+
+        Raises:
+            ArenaError: if the machine has not enough memory.
+        """
+
+    @abstractmethod
+    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[torch.Tensor]:
+        """Return places for results, to be named in the request; none where results bring their own."""
+
+
+class ServerChannel(Channel):
+    """The worker's end."""
+
+    @abstractmethod
+    def destination(self, index: int, spec: TensorSpec, places: Sequence[bytes | int]) -> torch.Tensor:
+        """Return memory for the result ``index`` of a request that named ``places`` for its results.
+
+        Raises:
+            ProtocolError: if the place cannot hold it.
+        """
+
+    on_new_memory: Callable[[torch.Tensor], None] | None = None
+    """Called with all of the shared memory, as bytes, whenever the client brings some."""

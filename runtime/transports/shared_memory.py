@@ -1,0 +1,193 @@
+"""Payload in one arena that both processes map; over a Unix socket go metadata and the arena's descriptor.
+
+The socket keeps message boundaries (SOCK_SEQPACKET), and its end is the notice of the peer's death.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Sequence
+
+import torch
+
+from runtime.errors import ArenaError, EndpointError, InputError, ProtocolError
+from runtime.tensors import TensorSpec
+from runtime.transports.arena import Arena, Slots, aligned
+from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, ServerChannel
+
+MAX_MESSAGE_BYTES = 64 * 1024
+
+_ARENA = b"arena"  # the one message that is not msgpack: a descriptor travels with it
+_ARENA_MAPPED = b"mapped"
+
+
+class _SeqpacketChannel:
+    """What both ends share: sending and receiving whole messages."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.payload_copies = 0
+        self._socket = connection
+
+    def send(self, message: bytes | memoryview) -> None:
+        try:
+            self._socket.send(message)
+        except OSError as error:
+            raise PeerGone from error
+
+    def _checked(self, message: bytes, flags: int) -> bytes:
+        if not message:
+            raise PeerGone
+        if flags & socket.MSG_TRUNC:
+            raise ProtocolError("message", f"is longer than {MAX_MESSAGE_BYTES} bytes")
+        return message
+
+
+
+class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
+    """The trusted side's end: it makes the arena and owns every slot of it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self._slots: Slots | None = None
+
+    @classmethod
+    def connect(cls, path: str) -> SharedMemoryClient:
+        """Connect to a worker that listens at ``path``.
+
+        Raises:
+            EndpointError: if nobody does.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.connect(path)
+        except OSError as error:
+            connection.close()
+            raise EndpointError(f"endpoint: cannot connect to unix://{path} ({error.strerror})") from error
+        return cls(connection)
+
+    def set_timeout(self, timeout_s: float) -> None:
+        # The kernel's own timeout: Python's would cost a poll() on each call.
+        seconds, fraction = divmod(timeout_s, 1)
+        timeout = struct.pack("ll", int(seconds), max(1, int(fraction * 1e6)))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+
+    def prepare(self, payload_bytes: int) -> None:
+        if self._slots is not None and self._slots.arena.size >= payload_bytes:
+            return
+        # Tensors that still look into the old arena keep its memory, and nobody else does.
+        self._slots = None
+        arena, descriptor = Arena.create(payload_bytes)
+        try:
+            socket.send_fds(self._socket, [_ARENA], [descriptor])
+        except OSError as error:
+            raise PeerGone from error
+        finally:
+            os.close(descriptor)
+        if self.receive() != _ARENA_MAPPED:
+            raise ArenaError(f"arena: the worker could not map {payload_bytes:,} bytes")
+        self._slots = Slots(arena)
+
+    def empty(self, spec: TensorSpec) -> torch.Tensor:
+        if self._slots is None:
+            self.prepare(aligned(spec.nbytes))
+        if self._slots is None:
+            raise ArenaError("arena: there is none")
+        return self._slots.allocate(spec)
+
+    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[torch.Tensor]:
+        return [self.empty(spec) for spec in specs]
+
+    def pack(self, tensor: torch.Tensor) -> int:
+        offset = None
+        if self._slots is not None and tensor.is_contiguous():
+            offset = self._slots.offset_of(tensor)
+        if offset is None:
+            raise InputError("tensor: does not lie in the arena; compute it into memory from empty()")
+        return offset
+
+    def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
+        raise ProtocolError(field, "results come in the reserved slots only")
+
+    def receive(self) -> bytes:
+        try:
+            message, _, flags, _ = self._socket.recvmsg(MAX_MESSAGE_BYTES)
+        except BlockingIOError as error:
+            raise ReceiveTimeout from error
+        except OSError as error:
+            raise PeerGone from error
+        return self._checked(message, flags)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._slots = None
+
+
+class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
+    """The worker's end: it maps what it is given and looks only where the request points."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self._arena: Arena | None = None
+
+    def receive(self) -> bytes:
+        space = socket.CMSG_SPACE(array.array("i").itemsize)
+        while True:
+            try:
+                message, ancillary, flags, _ = self._socket.recvmsg(
+                    MAX_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC
+                )
+            except OSError as error:
+                raise PeerGone from error
+            if not ancillary:
+                return self._checked(message, flags)
+            self._map_arena(_descriptors(ancillary))
+
+    def _map_arena(self, descriptors: Sequence[int]) -> None:
+        self._arena = None
+        answer = b"refused"
+        try:
+            self._arena = Arena.attach(descriptors[0])
+            if self.on_new_memory is not None:
+                self.on_new_memory(self._arena.as_bytes())
+            answer = _ARENA_MAPPED
+        except (ProtocolError, ArenaError, IndexError):
+            pass  # the client is told, and every request is refused until it brings a better one
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self.send(answer)
+
+    def empty(self, spec: TensorSpec) -> torch.Tensor:
+        raise ProtocolError("outputs", "the request names no place for this result")
+
+    def pack(self, tensor: torch.Tensor) -> int:
+        """Return 0: the client knows where its result is, for it chose the place."""
+        return 0
+
+    def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
+        if isinstance(payload, bytes):
+            raise ProtocolError(field, "must be an offset: this transport carries no bytes")
+        if self._arena is None:
+            raise ProtocolError("arena", "none was mapped before this request")
+        return self._arena.tensor(field, spec, payload)
+
+    def destination(self, index: int, spec: TensorSpec, places: Sequence[bytes | int]) -> torch.Tensor:
+        if index >= len(places):
+            return self.empty(spec)
+        return self.unpack(f"outputs[{index}]", spec, places[index])
+
+    def close(self) -> None:
+        self._socket.close()
+        self._arena = None
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> Sequence[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found

@@ -1,0 +1,116 @@
+"""The baseline's road: ZeroMQ request/reply, every tensor as bytes inside the msgpack message."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import torch
+import zmq
+
+from runtime.errors import EndpointError, InputError, ProtocolError
+from runtime.tensors import TensorSpec
+from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, ServerChannel
+
+# msgpack's bin 32 holds at most this much; with it, a message is never larger than the second figure.
+_MAX_TENSOR_BYTES = 2**32 - 1
+_MAX_MESSAGE_BYTES = 2**33
+
+# Received bytes are read only. No operation writes into its input, so a tensor may look at them.
+warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
+
+
+class _ZmqChannel:
+    """What both ends share: bytes in messages, ordinary memory for tensors."""
+
+    def __init__(self, kind: int) -> None:
+        self.payload_copies = 0
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(kind)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._timeout_ms: int | None = None
+
+    def empty(self, spec: TensorSpec) -> torch.Tensor:
+        return torch.empty(spec.shape, dtype=spec.dtype)
+
+    def pack(self, tensor: torch.Tensor) -> bytes:
+        if tensor.nbytes > _MAX_TENSOR_BYTES:
+            raise InputError(
+                f"prompt: a tensor of {tensor.nbytes:,} bytes does not fit into a msgpack message "
+                f"({_MAX_TENSOR_BYTES:,} at most); use a shorter prompt or another stage"
+            )
+        self.payload_copies += 2  # into bytes here, into the message when it is packed
+        # numpy has no bfloat16: its bytes cross as 16-bit integers.
+        array = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+        return bytes(array.numpy().tobytes())
+
+    def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
+        if not isinstance(payload, bytes):
+            raise ProtocolError(field, "must be bytes: this transport shares no memory")
+        self.payload_copies += 1  # out of the message
+        return torch.frombuffer(payload, dtype=spec.dtype).view(spec.shape)
+
+    def send(self, message: bytes | memoryview) -> None:
+        try:
+            self._socket.send(message)
+        except zmq.ZMQError as error:
+            raise PeerGone from error
+
+    def receive(self) -> bytes:
+        ready = dict(self._poller.poll(self._timeout_ms))
+        if self._socket in ready:
+            message: bytes = self._socket.recv()
+            return message
+        if ready:
+            raise PeerGone
+        raise ReceiveTimeout
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+class ZmqClient(_ZmqChannel, ClientChannel):
+    """The trusted side's end."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(zmq.REQ)
+        # ZeroMQ would wait for the peer to come back; a worker that went is gone.
+        self._poller.register(self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED), zmq.POLLIN)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise EndpointError(f"endpoint: cannot connect to {endpoint} ({error.strerror})") from error
+
+    def watch(self, pidfd: int) -> None:
+        """Also notice the end of the process behind ``pidfd``, even before it was ever connected."""
+        self._poller.register(pidfd, zmq.POLLIN)
+
+    def set_timeout(self, timeout_s: float) -> None:
+        self._timeout_ms = max(1, ceil(timeout_s * 1000))
+
+    def prepare(self, payload_bytes: int) -> None:
+        """Nothing to do: memory comes with each message."""
+
+    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[torch.Tensor]:
+        return ()
+
+
+class ZmqServer(_ZmqChannel, ServerChannel):
+    """The worker's end."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(zmq.REP)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise EndpointError(f"endpoint: cannot listen at {endpoint} ({error.strerror})") from error
+
+    def destination(self, index: int, spec: TensorSpec, places: Sequence[Any]) -> torch.Tensor:
+        return self.empty(spec)

@@ -1,0 +1,127 @@
+"""The untrusted side: a process that owns the device and computes what it is asked to.
+
+Started by ``SplitLlama.launch``, or by hand for a trusted side that connects later::
+
+    python -m runtime.worker --model smollm2-135m --endpoint tcp://127.0.0.1:5555
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from runtime.checkpoints import load_checkpoint
+from runtime.devices import DEVICES, open_device
+from runtime.endpoints import listen, parse_endpoint
+from runtime.errors import SplitError
+from runtime.messages import PROTOCOL_VERSION, Hello
+from runtime.service import Service
+from runtime.stages import STAGES, find_stage
+from runtime.transports.shared_memory import SharedMemoryServer
+from runtime.transports.zmq_msgpack import ZmqServer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until the client or the parent process ends; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="worker: %(message)s")
+    if arguments.parent is not None:
+        _end_with(arguments.parent, arguments.endpoint)
+    try:
+        _run(arguments)
+    except SplitError as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runtime.worker", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, help="preset, directory or .gguf file")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--endpoint", help="address to listen at: tcp://host:port, ipc://path, unix://path")
+    where.add_argument("--descriptor", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", default="baseline", help=f"one of {', '.join(STAGES)} (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help=f"one of {', '.join(DEVICES)} (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="compute threads (default: one per core)")
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    stage = find_stage(arguments.stage)
+    endpoint = parse_endpoint(arguments.endpoint, stage.transport) if arguments.endpoint else None
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    torch.set_grad_enabled(False)
+    # An address in use is found out before the weights are loaded.
+    if endpoint is None:
+        connections = iter([socket.socket(fileno=arguments.descriptor)])
+        zmq_server = None
+    elif endpoint.scheme == "unix":
+        listener = listen(endpoint.address)
+        connections = iter(lambda: listener.accept()[0], None)
+        zmq_server = None
+    else:
+        zmq_server = ZmqServer(str(endpoint))
+
+    checkpoint = load_checkpoint(arguments.model)
+    device = open_device(arguments.device, checkpoint, stage.torch_dtype, stage.granularity)
+    hello = Hello(
+        protocol=PROTOCOL_VERSION,
+        config=checkpoint.config.to_json_dict(),
+        digest=checkpoint.digest,
+        dtype=stage.dtype,
+        device=arguments.device,
+        granularity=stage.granularity,
+    )
+    about = {
+        "device_name": device.name,
+        "kernels": device.kernels,
+        "threads": torch.get_num_threads(),
+        "pid": os.getpid(),
+    }
+    service = Service(device, checkpoint.config, hello, about)
+    if zmq_server is not None:
+        service.serve(zmq_server)
+        return
+    for connection in connections:
+        channel = SharedMemoryServer(connection)
+        service.serve(channel)
+        channel.close()
+
+
+def _end_with(parent: int, endpoint: str | None) -> None:
+    """End this process when ``parent`` ends, whatever either is doing then."""
+    try:
+        descriptor = os.pidfd_open(parent)
+    except ProcessLookupError:
+        os._exit(1)
+    # The number may have gone to another process before it was opened.
+    if os.getppid() != parent:
+        os._exit(1)
+
+    def wait() -> None:
+        select.select([descriptor], [], [])
+        if endpoint is not None and endpoint.startswith("ipc://"):
+            socket_path = Path(endpoint.removeprefix("ipc://"))
+            socket_path.unlink(missing_ok=True)
+            socket_path.parent.rmdir()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

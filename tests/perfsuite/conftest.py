@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from perfsuite.forecast import FORECAST
+from perfsuite.results import PHASES, LadderResult, Latency, StageRow, UnsplitRow
+
+Build = Callable[..., LadderResult]
+
+
+@pytest.fixture
+def build_result() -> Build:
+    """A ladder of all stages; ``scale`` stretches its figures, keywords replace its fields."""
+
+    def build(scale: float = 1.0, **fields: Any) -> LadderResult:
+        latency = Latency(median=1.5 * scale, low=1.4 * scale, high=1.7 * scale)
+        token = {"id": 1, "text": " the"}
+        stages: list[StageRow] = [
+            {
+                "name": name,
+                "latency_s": latency,
+                "samples_s": [1.5 * scale],
+                "vs_baseline": 2.0 * scale,
+                "vs_baseline_interval": {"low": 1.9 * scale, "high": 2.1 * scale},
+                "vs_unsplit": 0.5 * scale,
+                "vs_unsplit_interval": {"low": 0.4 * scale, "high": 0.6 * scale},
+                "forecast_speedup": row.speedup,
+                "rpc_count": 182,
+                "bytes_sent": int(123_456_789 * scale),
+                "bytes_received": int(987_654_321 * scale),
+                "payload_copies": 0,
+                "phases_s": dict.fromkeys(PHASES, 0.3 * scale),
+                "next_token": {"id": 1, "text": " the"},
+                "dtype": "float32",
+                "worker_sees": "all linear inputs and outputs, Q, K, V, attention weights",
+                "device_name": "a processor with a rather long name, 96 cores",
+                "threads": 2,
+                "kernels": "prepacked",
+            }
+            for name, row in FORECAST.items()
+        ]
+        unsplit: UnsplitRow = {
+            "latency_s": latency,
+            "samples_s": [1.5 * scale],
+            "next_token": {"id": 1, "text": " the"},
+        }
+        result: dict[str, Any] = {
+            "model": "tiny",
+            "tokens": 1024,
+            "prompt": "shipped passage",
+            "rounds": 5,
+            "seed": 0,
+            "device": "cpu",
+            "confidence": 0.9375,
+            "command": "perfsuite ladder",
+            "machine": {
+                "cpu": "a processor with a rather long name, 96 cores",
+                "cores": 2,
+                "threads": 2,
+                "gpu": None,
+                "driver": None,
+                "torch": "2.13.0+cpu",
+                "cuda": None,
+                "python": "3.11.7",
+                "kernel": "6.1.0",
+            },
+            "next_token_agrees": True,
+            "unsplit": {"float32": unsplit, "bfloat16": {**unsplit, "next_token": token}},
+            "stages": stages,
+        }
+        built: LadderResult = {**result, **fields}  # type: ignore[typeddict-item]
+        return built
+
+    return build

