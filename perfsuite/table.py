@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -18,6 +18,7 @@ WIDTH = 100
 BAR_CELLS = 30
 # Told apart by their texture where there are no colours.
 GLYPHS = {"serialize": "░", "transport": "▒", "device": "█", "deserialize": "▓", "trusted": "·"}
+ASCII_GLYPHS = dict(zip(GLYPHS, "-=#+.", strict=True))
 STYLES = {
     "serialize": "yellow",
     "transport": "red",
@@ -33,19 +34,20 @@ def print_ladder(result: LadderResult, console: Console | None = None) -> None:
     console = console or Console(markup=False, emoji=False, highlight=False)
     # What is not a terminal has no width of its own; rich would assume 80.
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    ladder = render_ladder(result, ASCII_GLYPHS if console.options.ascii_only else GLYPHS)
     if console.is_terminal:
-        console.print(render_ladder(result))
+        console.print(ladder)
         return
     with console.capture() as capture:
-        console.print(render_ladder(result))
+        console.print(ladder)
     # A table fills its lines with spaces, which nobody wants in a log or a document.
     console.print(Text("\n".join(line.rstrip() for line in capture.get().splitlines())))
 
 
-def render_ladder(result: LadderResult) -> RenderableType:
-    """The whole ladder, for a rich console."""
+def render_ladder(result: LadderResult, glyphs: Mapping[str, str] = GLYPHS) -> RenderableType:
+    """The whole ladder, for a rich console; ``glyphs`` fill the bars, one per phase."""
     gap = Text()
-    tables = (_latencies(result), gap, _phases(result), gap, _meaning(result), gap)
+    tables = (_latencies(result), gap, _phases(result, glyphs), gap, _meaning(result), gap)
     return Group(_heading(result), gap, *tables, *_notes(result))
 
 
@@ -108,26 +110,26 @@ def _latencies(result: LadderResult) -> Table:
     return table
 
 
-def _phases(result: LadderResult) -> Table:
+def _phases(result: LadderResult, glyphs: Mapping[str, str]) -> Table:
     """A stacked bar per stage; the titles of the percentages are its legend."""
     table = _table()
     table.add_column("stage", no_wrap=True)
     table.add_column("where the time goes", no_wrap=True)
     for phase in PHASES:
-        title = Text.assemble((GLYPHS[phase], STYLES[phase]), f"\n{phase}")
+        title = Text.assemble((glyphs[phase], STYLES[phase]), f"\n{phase}")
         table.add_column(title, justify="right", no_wrap=True)
     for row in result["stages"]:
         seconds = [row["phases_s"][phase] for phase in PHASES]
         total = sum(seconds) or 1.0
         percentages = [f"{value / total:.1%}" for value in seconds]
-        table.add_row(row["name"], _bar(seconds), *percentages)
+        table.add_row(row["name"], _bar(seconds, glyphs), *percentages)
     return table
 
 
-def _bar(seconds: Sequence[float]) -> Text:
+def _bar(seconds: Sequence[float], glyphs: Mapping[str, str]) -> Text:
     counts = statistics.shares(seconds, BAR_CELLS)
     parts = zip(PHASES, counts, strict=True)
-    return Text.assemble(*((GLYPHS[phase] * count, STYLES[phase]) for phase, count in parts))
+    return Text.assemble(*((glyphs[phase] * count, STYLES[phase]) for phase, count in parts))
 
 
 def _meaning(result: LadderResult) -> Table:
@@ -154,7 +156,9 @@ def _meaning(result: LadderResult) -> Table:
 
 
 def _notes(result: LadderResult) -> list[Text]:
-    agreement = "all agree" if result["next_token_agrees"] else "THEY DO NOT ALL AGREE"
+    agreement = "all contenders agree"
+    if not result["next_token_agrees"]:
+        agreement = "the contenders do NOT all agree (bfloat16 may decide a close call otherwise)"
     notes = {
         "next token": agreement,
         "latency": _intervals(result),

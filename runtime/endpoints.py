@@ -47,11 +47,15 @@ def parse_endpoint(text: str, transport: str) -> Endpoint:
     if scheme == "tcp":
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise EndpointError(f"endpoint: {text!r} must be tcp://host:port with a port in 1..65535")
+            raise EndpointError(
+                f"endpoint: {text!r} must be tcp://host:port with a port in 1..65535"
+            )
     elif not address:
         raise EndpointError(f"endpoint: {text!r} names no path")
     elif len(address.encode()) > _LONGEST_SOCKET_PATH:
-        raise EndpointError(f"endpoint: {text!r} is longer than the {_LONGEST_SOCKET_PATH} bytes of a socket's path")
+        raise EndpointError(
+            f"endpoint: {text!r} is longer than the {_LONGEST_SOCKET_PATH} bytes of a socket's path"
+        )
     return Endpoint(scheme, address)
 
 
@@ -77,7 +81,9 @@ def _knock(endpoint: Endpoint) -> None:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
                 knocking.connect(endpoint.address)
     except OSError as error:
-        raise EndpointError(f"endpoint: nobody listens at {endpoint} ({error.strerror or error})") from error
+        raise EndpointError(
+            f"endpoint: nobody listens at {endpoint} ({error.strerror or error})"
+        ) from error
 
 
 def listen(path: str) -> socket.socket:
@@ -93,5 +99,7 @@ def listen(path: str) -> socket.socket:
         listener.listen(1)
     except OSError as error:
         listener.close()
-        raise EndpointError(f"endpoint: cannot listen at unix://{path} ({error.strerror})") from error
+        raise EndpointError(
+            f"endpoint: cannot listen at unix://{path} ({error.strerror})"
+        ) from error
     return listener

@@ -85,7 +85,12 @@ class Request:
         return cls(
             session=_integer(fields, "session"),
             sequence=_integer(fields, "sequence"),
-            call=Call(_text(fields, "operation"), layer, tuple(modules), _field(fields, "transpose_b", bool)),
+            call=Call(
+                _text(fields, "operation"),
+                layer,
+                tuple(modules),
+                _field(fields, "transpose_b", bool),
+            ),
             inputs=_tensors(fields, "inputs"),
             outputs=outputs,
         )
@@ -111,7 +116,10 @@ class Reply:
             sequence=_integer(fields, "sequence"),
             outputs=_tensors(fields, "outputs"),
             durations=WorkerDurations(
-                **{name: _field(fields, name, float) for name in ("deserialize_s", "device_s", "serialize_s")}
+                **{
+                    name: _field(fields, name, float)
+                    for name in ("deserialize_s", "device_s", "serialize_s")
+                }
             ),
             payload_copies=_integer(fields, "payload_copies"),
         )
@@ -157,7 +165,13 @@ class Refusal:
     def encode(self) -> bytes:
         """Return the message's bytes."""
         return packb(
-            {"error": {"kind": self.kind, "field": self.field[:_MAX_TEXT], "problem": self.problem[:_MAX_TEXT]}}
+            {
+                "error": {
+                    "kind": self.kind,
+                    "field": self.field[:_MAX_TEXT],
+                    "problem": self.problem[:_MAX_TEXT],
+                }
+            }
         )
 
     @classmethod
@@ -205,7 +219,9 @@ class Hello:
         protocol = _integer(fields, "protocol")
         if protocol != PROTOCOL_VERSION:
             # Before any other field: another version may well have other fields.
-            raise HandshakeError(f"protocol: the other side speaks version {protocol}, this one {PROTOCOL_VERSION}")
+            raise HandshakeError(
+                f"protocol: the other side speaks version {protocol}, this one {PROTOCOL_VERSION}"
+            )
         return cls(
             protocol=protocol,
             config=_field(fields, "config", dict),
@@ -225,9 +241,10 @@ class Hello:
             theirs, ours = getattr(self, name), getattr(own, name)
             if theirs == ours:
                 continue
+            where = name
             if name == "config":
-                name, theirs, ours = _first_difference(theirs, ours)
-            raise HandshakeError(f"{name}: the other side has {theirs!r}, this one {ours!r}")
+                where, theirs, ours = _first_difference(theirs, ours)
+            raise HandshakeError(f"{where}: the other side has {theirs!r}, this one {ours!r}")
 
 
 def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any]:
@@ -262,7 +279,7 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _field(fields: Mapping[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:  # noqa: ANN401
+def _field(fields: Mapping[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:
     try:
         value = fields[name]
     except KeyError:
@@ -302,7 +319,9 @@ def _check_offset(field: str, value: object) -> None:
 
 
 def _tensors(fields: Mapping[str, Any], name: str) -> list[TensorMessage]:
-    return [_tensor(f"{name}[{index}]", value) for index, value in enumerate(_sequence(fields, name))]
+    return [
+        _tensor(f"{name}[{index}]", value) for index, value in enumerate(_sequence(fields, name))
+    ]
 
 
 def _tensor(path: str, value: object) -> TensorMessage:
@@ -314,16 +333,22 @@ def _tensor(path: str, value: object) -> TensorMessage:
         raise ProtocolError(f"{path}.{error.args[0]}", "is missing") from None
     dtype = DTYPES.get(dtype_name) if type(dtype_name) is str else None
     if dtype is None:
-        raise ProtocolError(f"{path}.dtype", f"{dtype_name!r:.40} is not one of {', '.join(DTYPES)}")
+        raise ProtocolError(
+            f"{path}.dtype", f"{dtype_name!r:.40} is not one of {', '.join(DTYPES)}"
+        )
     if type(shape) is not list or not 1 <= len(shape) <= _MAX_DIMENSIONS:
         raise ProtocolError(f"{path}.shape", f"must be a list of 1 to {_MAX_DIMENSIONS} dimensions")
     for dimension in shape:
         if type(dimension) is not int or not 1 <= dimension <= _MAX_INTEGER:
-            raise ProtocolError(f"{path}.shape", f"dimension {dimension!r:.40} is not a positive integer")
+            raise ProtocolError(
+                f"{path}.shape", f"dimension {dimension!r:.40} is not a positive integer"
+            )
     spec = TensorSpec(dtype, tuple(shape))
     if type(payload) is bytes:
         if len(payload) != spec.nbytes:
-            raise ProtocolError(f"{path}.payload", f"has {len(payload)} bytes, {spec} needs {spec.nbytes}")
+            raise ProtocolError(
+                f"{path}.payload", f"has {len(payload)} bytes, {spec} needs {spec.nbytes}"
+            )
     else:
         _check_offset(f"{path}.payload", payload)
     return TensorMessage(spec, payload)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-_SOFTMAX_ROWS = 64  # a block of rows of all heads stays in the cache between the passes over it
+_ROWS = 64  # so many rows of all heads stay in the cache between the passes over them
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> torch.Tensor:
@@ -18,7 +18,9 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tenso
     return out.mul_(weight)
 
 
-def apply_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def apply_rope(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor
+) -> torch.Tensor:
     """Rotate the halves of each head of ``x`` (..., tokens, head size) by its token's angles.
 
     ``cos`` and ``sin`` are (tokens, half of head size). Source: Su et al., RoFormer, 2021, with the pairing
@@ -37,22 +39,17 @@ def apply_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch
 def causal_softmax(scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """Softmax over the keys that each token may see: row t of (heads, tokens, tokens) up to column t.
 
-    Writes exact zeros beyond. ``scores`` may be overwritten.
+    Writes exact zeros beyond.
     """
     tokens = scores.shape[-1]
-    hidden = _future(min(_SOFTMAX_ROWS, tokens), scores.dtype)
-    for begin in range(0, tokens, _SOFTMAX_ROWS):
-        end = min(begin + _SOFTMAX_ROWS, tokens)
-        visible = scores[:, begin:end, :end]
-        visible[..., begin:].add_(hidden[: end - begin, : end - begin])
-        out[:, begin:end, :end] = torch.softmax(visible, dim=-1)
+    future = torch.full((_ROWS, _ROWS), float("-inf"), dtype=scores.dtype).triu_(1)
+    for begin in range(0, tokens, _ROWS):
+        end = min(begin + _ROWS, tokens)
+        visible = scores[:, begin:end, :end].contiguous()
+        visible[..., begin:].add_(future[: end - begin, : end - begin])
+        out[:, begin:end, :end] = torch.softmax(visible, dim=-1, out=visible)
         out[:, begin:end, end:].zero_()
     return out
-
-
-def _future(tokens: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return (tokens, tokens) with minus infinity above the diagonal and zero elsewhere."""
-    return torch.full((tokens, tokens), float("-inf"), dtype=dtype).triu_(1)
 
 
 def silu_mul(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -53,18 +53,24 @@ def output_specs(
     """
     signature = SIGNATURES.get(call.operation)
     if signature is None:
-        raise ProtocolError("operation", f"{call.operation!r} is unknown; known are {', '.join(SIGNATURES)}")
+        raise ProtocolError(
+            "operation", f"{call.operation!r} is unknown; known are {', '.join(SIGNATURES)}"
+        )
     _check_layer(config, call, signature.per_layer)
     if call.modules and not signature.takes_modules:
         raise ProtocolError("modules", f"{call.operation} takes none")
     if call.transpose_b and call.operation != "matmul":
         raise ProtocolError("transpose_b", f"{call.operation} does not transpose")
     if len(inputs) != len(signature.dtypes):
-        raise ProtocolError("inputs", f"{call.operation} takes {len(signature.dtypes)}, got {len(inputs)}")
+        raise ProtocolError(
+            "inputs", f"{call.operation} takes {len(signature.dtypes)}, got {len(inputs)}"
+        )
     for index, (spec, wanted) in enumerate(zip(inputs, signature.dtypes, strict=True)):
         wanted_dtype = wanted or dtype
         if spec.dtype != wanted_dtype:
-            raise ProtocolError(f"inputs[{index}].dtype", f"{call.operation} takes {wanted_dtype}, got {spec.dtype}")
+            raise ProtocolError(
+                f"inputs[{index}].dtype", f"{call.operation} takes {wanted_dtype}, got {spec.dtype}"
+            )
     return tuple(TensorSpec(dtype, shape) for shape in signature.shapes(config, call, inputs))
 
 
@@ -86,7 +92,9 @@ def _sequence(config: ModelConfig, spec: TensorSpec, field: str, features: int) 
 
 def _check_length(config: ModelConfig, tokens: int, field: str) -> None:
     if tokens > max_length(config):
-        raise ProtocolError(field, f"{tokens} tokens exceed the model's {max_length(config)} positions")
+        raise ProtocolError(
+            field, f"{tokens} tokens exceed the model's {max_length(config)} positions"
+        )
 
 
 Shapes = list[tuple[int, ...]]
@@ -103,7 +111,9 @@ def _embedding(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) ->
 def _batch_linear(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Shapes:
     known = linear_shapes(config)
     if not call.modules or len(set(call.modules)) != len(call.modules):
-        raise ProtocolError("modules", f"must name distinct linear modules, got {list(call.modules)}")
+        raise ProtocolError(
+            "modules", f"must name distinct linear modules, got {list(call.modules)}"
+        )
     for module in call.modules:
         if module not in known:
             raise ProtocolError("modules", f"{module!r} is unknown; known are {', '.join(known)}")
@@ -122,7 +132,9 @@ def _matmul(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Sh
         raise ProtocolError("inputs[1].shape", f"must be {a[0]} matrices, got {b}")
     inner, columns = (b[2], b[1]) if call.transpose_b else (b[1], b[2])
     if inner != a[2]:
-        raise ProtocolError("inputs[1].shape", f"does not multiply {a}: {b}, transpose_b={call.transpose_b}")
+        raise ProtocolError(
+            "inputs[1].shape", f"does not multiply {a}: {b}, transpose_b={call.transpose_b}"
+        )
     # A thin product of two small inputs may have a huge result: bound it by what attention needs.
     longest = max(max_length(config), config.head_dim)
     if a[1] > longest * (config.num_heads // config.num_kv_heads):
@@ -135,7 +147,9 @@ def _matmul(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Sh
 def _lm_head(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Shapes:
     shape = inputs[0].shape
     if len(shape) != 2 or shape[1] != config.hidden_size:
-        raise ProtocolError("inputs[0].shape", f"must be (batch, {config.hidden_size}), got {shape}")
+        raise ProtocolError(
+            "inputs[0].shape", f"must be (batch, {config.hidden_size}), got {shape}"
+        )
     return [(shape[0], config.vocab_size)]
 
 

@@ -26,19 +26,23 @@ class WorkerProcess:
     def __init__(self, model: str, stage: Stage, device: str, threads: int) -> None:
         self._resources = ExitStack()
         # Not a pipe: nobody reads while the worker runs, and a full pipe would stop it.
-        self._errors = self._resources.enter_context(tempfile.TemporaryFile())
+        self._errors = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         self._meeting = self._resources.enter_context(ExitStack())
         command = [
             sys.executable, "-m", "runtime.worker", "--model", model, "--stage", stage.name,
             "--device", device, "--threads", str(threads), "--parent", str(os.getpid()),
         ]  # fmt: skip
-        start = self._start_with_socket if stage.transport == "shared-memory" else self._start_with_ipc
+        start = (
+            self._start_with_socket if stage.transport == "shared-memory" else self._start_with_ipc
+        )
         self.channel: ClientChannel = start(command, threads)
 
     def _start_with_socket(self, command: Sequence[str], threads: int) -> ClientChannel:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._start([*command, "--descriptor", str(theirs.fileno())], threads, [theirs.fileno()])
+            self._start(
+                [*command, "--descriptor", str(theirs.fileno())], threads, [theirs.fileno()]
+            )
         return SharedMemoryClient(ours)
 
     def _start_with_ipc(self, command: Sequence[str], threads: int) -> ClientChannel:
@@ -59,7 +63,11 @@ class WorkerProcess:
         environment["OMP_WAIT_POLICY"] = "passive"
         environment["OMP_NUM_THREADS"] = str(threads)
         self.process = subprocess.Popen(
-            command, env=environment, pass_fds=descriptors, stdin=subprocess.DEVNULL, stderr=self._errors
+            command,
+            env=environment,
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            stderr=self._errors,
         )
 
     def met(self) -> None:

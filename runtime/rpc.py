@@ -76,8 +76,7 @@ class RpcClient:
             raise self._lost(error) from error
 
     def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Have the worker compute ``call`` and return its results, in memory that may be read and written
-        only where the transport shares it.
+        """Have the worker compute ``call`` and return its results, which are not to be written to.
 
         Raises:
             WorkerDied, WorkerTimeout: if no reply comes.
@@ -88,14 +87,18 @@ class RpcClient:
             raise WorkerError("worker: an earlier call failed; launch a new worker")
         copies_before = self.channel.payload_copies
         started = time.perf_counter()
-        specs = output_specs(self._config, self._dtype, call, [TensorSpec.of(tensor) for tensor in inputs])
+        specs = output_specs(
+            self._config, self._dtype, call, [TensorSpec.of(tensor) for tensor in inputs]
+        )
         places = self.channel.reserve(specs)
         self._sequence += 1
         request = Request(
             session=self._session,
             sequence=self._sequence,
             call=call,
-            inputs=[TensorMessage(TensorSpec.of(tensor), self.channel.pack(tensor)) for tensor in inputs],
+            inputs=[
+                TensorMessage(TensorSpec.of(tensor), self.channel.pack(tensor)) for tensor in inputs
+            ],
             outputs=[self.channel.pack(place) for place in places],
         ).encode()
         sent = time.perf_counter()
@@ -131,7 +134,9 @@ class RpcClient:
         self, reply: Reply, specs: Sequence[TensorSpec], places: Sequence[torch.Tensor]
     ) -> Sequence[torch.Tensor]:
         if reply.sequence != self._sequence:
-            raise ProtocolError("sequence", f"the reply answers {reply.sequence}, not {self._sequence}")
+            raise ProtocolError(
+                "sequence", f"the reply answers {reply.sequence}, not {self._sequence}"
+            )
         if len(reply.outputs) != len(specs):
             raise ProtocolError("outputs", f"{len(specs)} expected, got {len(reply.outputs)}")
         for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
@@ -174,5 +179,7 @@ class RpcClient:
     def _lost(self, error: Exception) -> WorkerError:
         self.broken = True
         if isinstance(error, ReceiveTimeout):
-            return WorkerTimeout("worker: no answer within the deadline; launch a new worker or allow more time")
+            return WorkerTimeout(
+                "worker: no answer within the deadline; launch a new worker or allow more time"
+            )
         return WorkerDied("worker: its process or connection ended; launch a new worker")

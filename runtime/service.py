@@ -21,7 +21,9 @@ _log = logging.getLogger(__name__)
 class Service:
     """Serves one client after another. A malformed request is refused by name, and the service lives on."""
 
-    def __init__(self, device: Device, config: ModelConfig, hello: Hello, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self, device: Device, config: ModelConfig, hello: Hello, about: Mapping[str, Any]
+    ) -> None:
         self._device = device
         self._config = config
         self._hello = hello
@@ -52,20 +54,28 @@ class Service:
         request = Request.parse(fields)
         self._check_turn(request)
         specs = output_specs(
-            self._config, self._device.dtype, request.call, [tensor.spec for tensor in request.inputs]
+            self._config,
+            self._device.dtype,
+            request.call,
+            [tensor.spec for tensor in request.inputs],
         )
         copies_before = channel.payload_copies
         inputs = [
             channel.unpack(f"inputs[{index}].payload", tensor.spec, tensor.payload)
             for index, tensor in enumerate(request.inputs)
         ]
-        outputs = [channel.destination(index, spec, request.outputs) for index, spec in enumerate(specs)]
+        outputs = [
+            channel.destination(index, spec, request.outputs) for index, spec in enumerate(specs)
+        ]
         unpacked = time.perf_counter()
         self._device.run(request.call, inputs, outputs)
         computed = time.perf_counter()
         return encode_reply(
             sequence=request.sequence,
-            outputs=[TensorMessage(spec, channel.pack(tensor)) for spec, tensor in zip(specs, outputs, strict=True)],
+            outputs=[
+                TensorMessage(spec, channel.pack(tensor))
+                for spec, tensor in zip(specs, outputs, strict=True)
+            ],
             deserialize_s=unpacked - started,
             device_s=computed - unpacked,
             payload_copies=channel.payload_copies - copies_before,
@@ -79,7 +89,9 @@ class Service:
         Hello.parse(fields).check_against(self._hello)
         self._session = secrets.randbits(62)
         self._sequence = 0
-        return packb({"hello": self._hello.pack(), "session": self._session, "worker": dict(self._about)})
+        return packb(
+            {"hello": self._hello.pack(), "session": self._session, "worker": dict(self._about)}
+        )
 
     def _check_turn(self, request: Request) -> None:
         if self._session is None or request.session != self._session:
@@ -96,4 +108,3 @@ def _refusal(error: Exception) -> Refusal:
         return Refusal("handshake", "hello", str(error))
     _log.exception("a request failed", exc_info=error)
     return Refusal("failure", type(error).__name__, str(error))
-

@@ -16,6 +16,7 @@ import torch
 
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.devices import DEVICES
+from runtime.devices.weights import layer_norms
 from runtime.endpoints import connect, parse_endpoint
 from runtime.errors import InputError, WorkerDied
 from runtime.messages import PROTOCOL_VERSION, Hello
@@ -29,6 +30,9 @@ from runtime.tensors import TensorSpec
 from runtime.trace import Trace
 from runtime.traffic import live_bytes
 from runtime.transports.base import ClientChannel
+from runtime.waiting import IdleTeams
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 TokenIds = torch.Tensor | Sequence[int] | Sequence[Sequence[int]]
 
@@ -37,7 +41,12 @@ class SplitLlama:
     """Drives an untrusted worker through a forward pass and keeps the non-linear operations to itself."""
 
     def __init__(
-        self, checkpoint: Checkpoint, stage: Stage, channel: ClientChannel, device: str, cleanup: ExitStack
+        self,
+        checkpoint: Checkpoint,
+        stage: Stage,
+        channel: ClientChannel,
+        device: str,
+        cleanup: ExitStack,
     ) -> None:
         """Shake hands over an open road to a worker; ``cleanup`` is run by ``close``. Most callers want ``launch``.
 
@@ -65,13 +74,11 @@ class SplitLlama:
         self._rope = RotaryEmbedding(self.config)
         self._final_norm = checkpoint.tensor("model.norm.weight").to(dtype)
         self._norms = [
-            tuple(
-                checkpoint.tensor(f"model.layers.{layer}.{name}.weight").to(dtype)
-                for name in ("input_layernorm", "post_attention_layernorm")
-            )
-            for layer in range(self.config.num_layers)
+            layer_norms(checkpoint, layer, dtype) for layer in range(self.config.num_layers)
         ]
-        self._layer = {"operation": self._layer_by_operations, "layer": self._layer_at_once}[stage.granularity]
+        self._layer = {"operation": self._layer_by_operations, "layer": self._layer_at_once}[
+            stage.granularity
+        ]
 
     @classmethod
     def launch(
@@ -99,13 +106,20 @@ class SplitLlama:
         row = find_stage(stage)
         if device not in DEVICES:
             raise InputError(f"device: {device!r} is unknown; choose one of {', '.join(DEVICES)}")
-        for name, value in (("threads", threads), ("start_timeout_s", start_timeout_s), ("timeout_s", timeout_s)):
+        for name, value in (
+            ("threads", threads),
+            ("start_timeout_s", start_timeout_s),
+            ("timeout_s", timeout_s),
+        ):
             if value is not None and value <= 0:
                 raise InputError(f"{name}: must be positive, got {value}")
         with ExitStack() as cleanup:
+            cleanup.enter_context(IdleTeams())
             process = None
             if endpoint is None:
-                process = WorkerProcess(checkpoint.source, row, device, threads or torch.get_num_threads())
+                process = WorkerProcess(
+                    checkpoint.source, row, device, threads or torch.get_num_threads()
+                )
                 cleanup.callback(process.close)
                 channel = process.channel
             else:
@@ -116,7 +130,9 @@ class SplitLlama:
                 llama = cls(checkpoint, row, channel, device, cleanup)
             except WorkerDied as error:
                 words = process.last_words() if process else ""
-                raise (WorkerDied(f"worker: ended at its start: {words}") if words else error) from error
+                raise (
+                    WorkerDied(f"worker: ended at its start: {words}") if words else error
+                ) from error
             channel.set_timeout(timeout_s)
             if process:
                 process.met()
@@ -166,14 +182,15 @@ class SplitLlama:
         try:
             ids = torch.as_tensor(input_ids)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError("input_ids: must be token ids, of equal length for each prompt") from error
+            raise InputError(
+                "input_ids: must be token ids, of equal length for each prompt"
+            ) from error
         if ids.dim() == 1:
             ids = ids.unsqueeze(0)
-        if ids.dim() != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            if ids.numel():
-                raise InputError(
-                    f"input_ids: must be integers (tokens,) or (batch, tokens), got {ids.dtype} {tuple(ids.shape)}"
-                )
+        if ids.numel() and (ids.dim() != 2 or ids.dtype not in _INTEGERS):
+            raise InputError(
+                f"input_ids: must be integers (tokens,) or (batch, tokens), got {ids.dtype} {tuple(ids.shape)}"
+            )
         if ids.numel() == 0:
             raise InputError("input_ids: the prompt is empty; give at least one token")
         if ids.shape[1] > max_length(self.config):
@@ -209,7 +226,11 @@ class SplitLlama:
     ) -> torch.Tensor:
         """(B, S, H D), (B, S, KV D), (B, S, KV D) -> (B, S, H D)."""
         batch, tokens, _ = query.shape
-        heads, kv_heads, size = self.config.num_heads, self.config.num_kv_heads, self.config.head_dim
+        heads, kv_heads, size = (
+            self.config.num_heads,
+            self.config.num_kv_heads,
+            self.config.head_dim,
+        )
         matrices, group = batch * kv_heads, heads // kv_heads
         cos, sin = (table[:, : size // 2] for table in self._rope.tables(tokens))
 
@@ -220,7 +241,9 @@ class SplitLlama:
         queries = self._empty((batch, heads, tokens, size))
         scale = size**-0.5  # of the scores, put where it costs least
         apply_rope(by_head(query, heads), cos * scale, sin * scale, queries)
-        keys = apply_rope(by_head(key, kv_heads), cos, sin, self._empty((batch, kv_heads, tokens, size)))
+        keys = apply_rope(
+            by_head(key, kv_heads), cos, sin, self._empty((batch, kv_heads, tokens, size))
+        )
         values = self._empty((batch, kv_heads, tokens, size)).copy_(by_head(value, kv_heads))
         (scores,) = self._rpc.call(
             Call("matmul", layer, transpose_b=True),
@@ -232,7 +255,9 @@ class SplitLlama:
         by_row = (batch * heads, tokens, tokens)
         causal_softmax(scores.view(by_row), weights.view(by_row))
         del scores
-        (attended,) = self._rpc.call(Call("matmul", layer), weights, values.view(matrices, tokens, size))
+        (attended,) = self._rpc.call(
+            Call("matmul", layer), weights, values.view(matrices, tokens, size)
+        )
         del weights
         joined = self._empty((batch, tokens, heads * size))
         by_head(joined, heads).copy_(attended.view(batch, heads, tokens, size))
@@ -256,6 +281,9 @@ class SplitLlama:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()

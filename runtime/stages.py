@@ -45,7 +45,14 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
         stage.name: stage
         for stage in (
             Stage("baseline", "zmq-msgpack", "operation", "float32", "trusted", _CLEAR_OPERATIONS),
-            Stage("shared-memory", "shared-memory", "operation", "float32", "trusted", _CLEAR_OPERATIONS),
+            Stage(
+                "shared-memory",
+                "shared-memory",
+                "operation",
+                "float32",
+                "trusted",
+                _CLEAR_OPERATIONS,
+            ),
             Stage("fused", "shared-memory", "layer", "float32", "fused", _CLEAR_LAYERS),
             Stage("bf16", "shared-memory", "layer", "bfloat16", "fused", _CLEAR_LAYERS),
         )

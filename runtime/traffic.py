@@ -66,7 +66,9 @@ def layer_traffic(config: ModelConfig, stage: Stage, tokens: int, batch: int = 1
 def forward_traffic(config: ModelConfig, stage: Stage, tokens: int, batch: int = 1) -> Traffic:
     """Payload of a whole forward pass: embedding, every layer, and the last position's logits."""
     size = stage.torch_dtype.itemsize
-    embedding = Traffic(1, batch * tokens * TOKEN_ID_BYTES, batch * tokens * config.hidden_size * size)
+    embedding = Traffic(
+        1, batch * tokens * TOKEN_ID_BYTES, batch * tokens * config.hidden_size * size
+    )
     lm_head = Traffic(1, batch * config.hidden_size * size, batch * config.vocab_size * size)
     return embedding + layer_traffic(config, stage, tokens, batch) * config.num_layers + lm_head
 

@@ -8,13 +8,14 @@ Started by ``SplitLlama.launch``, or by hand for a trusted side that connects la
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import select
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ from runtime.endpoints import listen, parse_endpoint
 from runtime.errors import SplitError
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
-from runtime.stages import STAGES, find_stage
+from runtime.stages import STAGES, Stage, find_stage
+from runtime.transports.base import ServerChannel
 from runtime.transports.shared_memory import SharedMemoryServer
 from runtime.transports.zmq_msgpack import ZmqServer
 
@@ -47,13 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.worker", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.worker", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--model", required=True, help="preset, directory or .gguf file")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--endpoint", help="address to listen at: tcp://host:port, ipc://path, unix://path")
+    where.add_argument(
+        "--endpoint", help="address to listen at: tcp://host:port, ipc://path, unix://path"
+    )
     where.add_argument("--descriptor", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--stage", default="baseline", help=f"one of {', '.join(STAGES)} (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help=f"one of {', '.join(DEVICES)} (default: %(default)s)")
+    parser.add_argument(
+        "--stage", default="baseline", help=f"one of {', '.join(STAGES)} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help=f"one of {', '.join(DEVICES)} (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="compute threads (default: one per core)")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     return parser
@@ -61,21 +71,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> None:
     stage = find_stage(arguments.stage)
-    endpoint = parse_endpoint(arguments.endpoint, stage.transport) if arguments.endpoint else None
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
-    # An address in use is found out before the weights are loaded.
-    if endpoint is None:
-        connections = iter([socket.socket(fileno=arguments.descriptor)])
-        zmq_server = None
-    elif endpoint.scheme == "unix":
-        listener = listen(endpoint.address)
-        connections = iter(lambda: listener.accept()[0], None)
-        zmq_server = None
-    else:
-        zmq_server = ZmqServer(str(endpoint))
-
+    # First the road: an address in use is found out before the weights are loaded.
+    channels = _open_road(arguments, stage)
     checkpoint = load_checkpoint(arguments.model)
     device = open_device(arguments.device, checkpoint, stage.torch_dtype, stage.granularity)
     hello = Hello(
@@ -93,13 +93,20 @@ def _run(arguments: argparse.Namespace) -> None:
         "pid": os.getpid(),
     }
     service = Service(device, checkpoint.config, hello, about)
-    if zmq_server is not None:
-        service.serve(zmq_server)
-        return
-    for connection in connections:
-        channel = SharedMemoryServer(connection)
+    for channel in channels:
         service.serve(channel)
         channel.close()
+
+
+def _open_road(arguments: argparse.Namespace, stage: Stage) -> Iterator[ServerChannel]:
+    """Listen, or take the connection that the parent made; yield a channel per client."""
+    if arguments.descriptor is not None:
+        return iter([SharedMemoryServer(socket.socket(fileno=arguments.descriptor))])
+    endpoint = parse_endpoint(arguments.endpoint, stage.transport)
+    if endpoint.scheme != "unix":
+        return iter([ZmqServer(str(endpoint))])
+    listener = listen(endpoint.address)
+    return (SharedMemoryServer(listener.accept()[0]) for _ in itertools.repeat(None))
 
 
 def _end_with(parent: int, endpoint: str | None) -> None:

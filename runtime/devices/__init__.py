@@ -12,7 +12,9 @@ from runtime.stages import Granularity
 DEVICES = ("cpu", "cuda")
 
 
-def open_device(name: str, checkpoint: Checkpoint, dtype: torch.dtype, granularity: Granularity) -> Device:
+def open_device(
+    name: str, checkpoint: Checkpoint, dtype: torch.dtype, granularity: Granularity
+) -> Device:
     """Load ``checkpoint``'s weights onto the device ``name``.
 
     Raises:

@@ -19,7 +19,9 @@ class Device(ABC):
     kernels: str
     """Which matrix and attention kernels serve, for people to read."""
 
-    def run(self, call: Call, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
+    def run(
+        self, call: Call, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
+    ) -> None:
         """Compute ``call``; when this returns, the results can be read.
 
         Raises:
@@ -37,7 +39,7 @@ class Device(ABC):
             case "lm_head":
                 self.lm_head(inputs[0], outputs[0])
 
-    def register(self, memory: torch.Tensor) -> None:
+    def register(self, memory: torch.Tensor) -> None:  # noqa: B027 (most devices have nothing to do)
         """Learn of the shared memory, as bytes, in which later inputs and outputs will lie."""
 
     @abstractmethod
@@ -55,7 +57,9 @@ class Device(ABC):
         """Apply several linear modules of one layer to one input (batch, tokens, features)."""
 
     @abstractmethod
-    def matmul(self, a: torch.Tensor, b: torch.Tensor, transpose_b: bool, out: torch.Tensor) -> None:
+    def matmul(
+        self, a: torch.Tensor, b: torch.Tensor, transpose_b: bool, out: torch.Tensor
+    ) -> None:
         """Multiply (matrices, rows, inner) by (matrices, inner, columns), or by its transpose."""
 
     @abstractmethod

@@ -12,18 +12,19 @@ from runtime.checkpoints import Checkpoint
 from runtime.devices.base import Device
 from runtime.devices.cpu_linear import PackedLinear, choose_linear_kernel
 from runtime.devices.scratch import Scratch
+from runtime.devices.weights import layer_norms, linear_groups, stacked_linear
 from runtime.errors import ProtocolError
 from runtime.nonlinear import apply_rope, rms_norm, silu_mul
-from runtime.operations import linear_shapes
 from runtime.rope import RotaryEmbedding
-
-_FUSED = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"), "down": ("down_proj",)}
+from runtime.stages import Granularity
 
 
 class CpuDevice(Device):
     """Runs every operation with torch on the host; the shared memory is its own memory."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, granularity: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, granularity: Granularity
+    ) -> None:
         self.dtype = dtype
         self.name = platform.processor() or platform.machine()
         self._config = checkpoint.config
@@ -32,40 +33,26 @@ class CpuDevice(Device):
         self.kernels = self._kernel.name
         self._embeddings = checkpoint.tensor("model.embed_tokens.weight").to(dtype)
         self._head = checkpoint.tensor("lm_head.weight").to(dtype)
-        groups = {name: (name,) for name in linear_shapes(self._config)} if granularity == "operation" else _FUSED
+        groups = linear_groups(checkpoint, granularity)
+        layers = range(self._config.num_layers)
         self._layers = [
-            {name: self._load_linear(checkpoint, layer, modules) for name, modules in groups.items()}
-            for layer in range(self._config.num_layers)
+            {
+                name: self._kernel.pack(*stacked_linear(checkpoint, layer, modules, dtype))
+                for name, modules in groups.items()
+            }
+            for layer in layers
         ]
-        self._norms = [
-            tuple(
-                checkpoint.tensor(f"model.layers.{layer}.{name}.weight").to(dtype)
-                for name in ("input_layernorm", "post_attention_layernorm")
-            )
-            for layer in range(self._config.num_layers)
-        ]
+        self._norms = [layer_norms(checkpoint, layer, dtype) for layer in layers]
         self._rope = RotaryEmbedding(self._config)
-
-    def _load_linear(self, checkpoint: Checkpoint, layer: int, modules: Sequence[str]) -> PackedLinear:
-        """Stack the weights of ``modules``, so that one product computes all of them."""
-        weights, biases = [], []
-        for module in modules:
-            part, biased = (
-                ("self_attn", self._config.attention_bias) if module in _FUSED["qkv"] + _FUSED["o"]
-                else ("mlp", self._config.mlp_bias)
-            )  # fmt: skip
-            prefix = f"model.layers.{layer}.{part}.{module}"
-            weights.append(checkpoint.tensor(f"{prefix}.weight").to(self.dtype))
-            if biased:
-                biases.append(checkpoint.tensor(f"{prefix}.bias").to(self.dtype))
-        # A single module keeps its mapping of the file.
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        return self._kernel.pack(weight, torch.cat(biases) if biases else None)
 
     def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
         if int(token_ids.min()) < 0 or int(token_ids.max()) >= self._config.vocab_size:
-            raise ProtocolError("inputs[0]", f"a token id is not in 0..{self._config.vocab_size - 1}")
-        torch.index_select(self._embeddings, 0, token_ids.flatten(), out=out.view(-1, out.shape[-1]))
+            raise ProtocolError(
+                "inputs[0]", f"a token id is not in 0..{self._config.vocab_size - 1}"
+            )
+        torch.index_select(
+            self._embeddings, 0, token_ids.flatten(), out=out.view(-1, out.shape[-1])
+        )
 
     def batch_linear(
         self, layer: int, modules: Sequence[str], x: torch.Tensor, outputs: Sequence[torch.Tensor]
@@ -74,7 +61,9 @@ class CpuDevice(Device):
         for module, out in zip(modules, outputs, strict=True):
             self._kernel.apply(prepared, self._layers[layer][module], out.flatten(0, 1))
 
-    def matmul(self, a: torch.Tensor, b: torch.Tensor, transpose_b: bool, out: torch.Tensor) -> None:
+    def matmul(
+        self, a: torch.Tensor, b: torch.Tensor, transpose_b: bool, out: torch.Tensor
+    ) -> None:
         torch.bmm(a, b.transpose(1, 2) if transpose_b else b, out=out)
 
     def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
@@ -96,18 +85,25 @@ class CpuDevice(Device):
         gate_up = self._empty("gate_up", rows, 2 * config.intermediate_size)
         self._linear(normed, linears["gate_up"], gate_up)
         inner = self._empty("inner", rows, config.intermediate_size)
-        silu_mul(*gate_up.chunk(2, dim=-1), out=inner)
+        gate, up = gate_up.chunk(2, dim=-1)
+        silu_mul(gate, up, inner)
         self._linear(inner, linears["down"], out, residual=out)
 
     def _empty(self, name: str, *shape: int) -> torch.Tensor:
         return self._scratch.empty(name, shape, self.dtype)
 
     def _linear(
-        self, x: torch.Tensor, linear: PackedLinear, out: torch.Tensor, residual: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        linear: PackedLinear,
+        out: torch.Tensor,
+        residual: torch.Tensor | None = None,
     ) -> None:
         self._kernel.apply(self._kernel.prepare(x), linear, out, residual)
 
-    def _attention(self, normed: torch.Tensor, linear: PackedLinear, batch: int, tokens: int) -> torch.Tensor:
+    def _attention(
+        self, normed: torch.Tensor, linear: PackedLinear, batch: int, tokens: int
+    ) -> torch.Tensor:
         """Causal self-attention of (rows, hidden); returns (rows, heads x head size)."""
         config = self._config
         rows = batch * tokens
@@ -120,7 +116,12 @@ class CpuDevice(Device):
         half = size // 2
         # Queries and keys turn by the same angles: one call for both.
         rotated = self._empty("rotated", batch, tokens, heads + kv_heads, size).transpose(1, 2)
-        apply_rope(by_head[:, : heads + kv_heads], cos[:, :half].to(self.dtype), sin[:, :half].to(self.dtype), rotated)
+        apply_rope(
+            by_head[:, : heads + kv_heads],
+            cos[:, :half].to(self.dtype),
+            sin[:, :half].to(self.dtype),
+            rotated,
+        )
         attended = functional.scaled_dot_product_attention(
             rotated[:, :heads],
             rotated[:, heads:],

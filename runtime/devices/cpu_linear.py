@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from runtime.devices.scratch import Scratch
+
+Gemm = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,9 @@ class SplitLinear(LinearKernel):
     name = "float32 as 3 bfloat16 products on AMX"
     _FEWEST_ROWS = 32  # below, reading the weights costs more than multiplying
 
-    def __init__(self, scratch: Scratch) -> None:
+    def __init__(self, scratch: Scratch, gemm: Gemm) -> None:
         self._scratch = scratch
-        self._gemm = _load_mkl_gemm()
+        self._gemm = gemm
         self._native = NativeLinear(torch.float32)
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
@@ -121,7 +123,9 @@ class SplitLinear(LinearKernel):
         if linear.bias is not None:
             out.add_(linear.bias)
 
-    def _multiply(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, accumulate: bool) -> None:
+    def _multiply(
+        self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, accumulate: bool
+    ) -> None:
         rows, inner = x.shape
         columns = weight.shape[0]
         self._gemm(
@@ -135,7 +139,7 @@ class SplitLinear(LinearKernel):
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112
 
 
-def _load_mkl_gemm() -> ctypes._CFuncPtr | None:
+def _load_mkl_gemm() -> Gemm | None:
     """Find MKL's bfloat16 product with a float32 result in the library that PyTorch ships with it.
 
     PyTorch itself offers no such product on the CPU: ``torch.mm`` rounds the result to bfloat16.
@@ -151,13 +155,14 @@ def _load_mkl_gemm() -> ctypes._CFuncPtr | None:
         real, pointer, integer, pointer, integer, real, pointer, integer,
     ]  # fmt: skip
     gemm.restype = None
-    return gemm
+    found: Gemm = gemm
+    return found
 
 
 def choose_linear_kernel(dtype: torch.dtype, scratch: Scratch) -> LinearKernel:
     """Return the fastest kernel that this processor has for ``dtype``; see the README for the figures."""
-    has_tiles = torch.cpu._is_amx_tile_supported()
-    if dtype == torch.float32 and has_tiles and _load_mkl_gemm() is not None:
-        return SplitLinear(scratch)
+    if dtype == torch.float32 and torch.cpu._is_amx_tile_supported():
+        gemm = _load_mkl_gemm()
+        if gemm is not None:
+            return SplitLinear(scratch, gemm)
     return NativeLinear(dtype)
-

@@ -88,9 +88,13 @@ class Arena:
         if offset % ALIGNMENT:
             raise ProtocolError(field, f"offset {offset} is not a multiple of {ALIGNMENT}")
         if offset > self.size or spec.nbytes > self.size - offset:
-            raise ProtocolError(field, f"{spec} at offset {offset} does not lie within {self.size} bytes")
+            raise ProtocolError(
+                field, f"{spec} at offset {offset} does not lie within {self.size} bytes"
+            )
         count = spec.nbytes // spec.dtype.itemsize
-        return torch.frombuffer(self._map, dtype=spec.dtype, count=count, offset=offset).view(spec.shape)
+        return torch.frombuffer(self._map, dtype=spec.dtype, count=count, offset=offset).view(
+            spec.shape
+        )
 
     def view(self, offset: int, size: int) -> memoryview:
         """Return the bytes from ``offset`` on, as an object whose life can be watched."""
@@ -117,7 +121,9 @@ class Slots:
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
-        self._free: list[tuple[int, int]] = [(0, arena.size)]  # (offset, size), by offset, never adjacent
+        self._free: list[tuple[int, int]] = [
+            (0, arena.size)
+        ]  # (offset, size), by offset, never adjacent
         self._offsets: dict[int, int] = {}  # data pointer -> offset, of slots in use
         # Finalizers run wherever the last reference happens to go: they only leave a note here.
         self._returned: deque[tuple[int, int, int]] = deque()
@@ -130,11 +136,12 @@ class Slots:
         """
         self._collect()
         size = aligned(spec.nbytes)
-        for index, (offset, free) in enumerate(self._free):
-            if free >= size:
-                break
-        else:
-            raise ArenaError(f"arena: no room for {spec} among {self.free_bytes:,} free of {self.arena.size:,} bytes")
+        index = next((i for i, (_, free) in enumerate(self._free) if free >= size), None)
+        if index is None:
+            raise ArenaError(
+                f"arena: no room for {spec} among {self.free_bytes:,} free of {self.arena.size:,} bytes"
+            )
+        offset, free = self._free[index]
         if free == size:
             del self._free[index]
         else:

@@ -91,7 +91,9 @@ class ServerChannel(Channel):
     """The worker's end."""
 
     @abstractmethod
-    def destination(self, index: int, spec: TensorSpec, places: Sequence[bytes | int]) -> torch.Tensor:
+    def destination(
+        self, index: int, spec: TensorSpec, places: Sequence[bytes | int]
+    ) -> torch.Tensor:
         """Return memory for the result ``index`` of a request that named ``places`` for its results.
 
         Raises:

@@ -45,7 +45,6 @@ class _SeqpacketChannel:
         return message
 
 
-
 class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
     """The trusted side's end: it makes the arena and owns every slot of it."""
 
@@ -65,7 +64,9 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
             connection.connect(path)
         except OSError as error:
             connection.close()
-            raise EndpointError(f"endpoint: cannot connect to unix://{path} ({error.strerror})") from error
+            raise EndpointError(
+                f"endpoint: cannot connect to unix://{path} ({error.strerror})"
+            ) from error
         return cls(connection)
 
     def set_timeout(self, timeout_s: float) -> None:
@@ -106,7 +107,9 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
         if self._slots is not None and tensor.is_contiguous():
             offset = self._slots.offset_of(tensor)
         if offset is None:
-            raise InputError("tensor: does not lie in the arena; compute it into memory from empty()")
+            raise InputError(
+                "tensor: does not lie in the arena; compute it into memory from empty()"
+            )
         return offset
 
     def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
@@ -175,7 +178,9 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
             raise ProtocolError("arena", "none was mapped before this request")
         return self._arena.tensor(field, spec, payload)
 
-    def destination(self, index: int, spec: TensorSpec, places: Sequence[bytes | int]) -> torch.Tensor:
+    def destination(
+        self, index: int, spec: TensorSpec, places: Sequence[bytes | int]
+    ) -> torch.Tensor:
         if index >= len(places):
             return self.empty(spec)
         return self.unpack(f"outputs[{index}]", spec, places[index])

@@ -85,7 +85,9 @@ class ZmqClient(_ZmqChannel, ClientChannel):
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise EndpointError(f"endpoint: cannot connect to {endpoint} ({error.strerror})") from error
+            raise EndpointError(
+                f"endpoint: cannot connect to {endpoint} ({error.strerror})"
+            ) from error
 
     def watch(self, pidfd: int) -> None:
         """Also notice the end of the process behind ``pidfd``, even before it was ever connected."""
@@ -110,7 +112,9 @@ class ZmqServer(_ZmqChannel, ServerChannel):
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise EndpointError(f"endpoint: cannot listen at {endpoint} ({error.strerror})") from error
+            raise EndpointError(
+                f"endpoint: cannot listen at {endpoint} ({error.strerror})"
+            ) from error
 
     def destination(self, index: int, spec: TensorSpec, places: Sequence[Any]) -> torch.Tensor:
         return self.empty(spec)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 
 import pytest
 from rich.cells import cell_len
@@ -39,7 +39,7 @@ def test_everything_is_shown(build_result: Build) -> None:
     text = drawn(build_result())
     for word in (*FORECAST, *PHASES, "unsplit float32", "unsplit bfloat16", "forecast", "33x"):
         assert word in text
-    assert "all agree" in text
+    assert "all contenders agree" in text
     assert "' the'" in text
     assert "machine:" in text
 
@@ -61,6 +61,13 @@ def test_a_stage_without_a_baseline_or_a_forecast_has_a_dash(build_result: Build
     row["vs_baseline"] = row["vs_baseline_interval"] = row["forecast_speedup"] = None
     line = next(line for line in drawn(result).splitlines() if line.startswith("shared-memory"))
     assert " - " in line
+
+
+def test_a_page_without_unicode_has_bars_too(build_result: Build) -> None:
+    page = TextIOWrapper(BytesIO(), encoding="ascii")
+    print_ladder(build_result(), Console(file=page))
+    page.seek(0)
+    assert "------======######++++++......" in page.read()
 
 
 def test_markup_in_a_token_is_text(build_result: Build) -> None:
