@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 when it did its work, 2 after one line on stderr for bad input or a runtime that failed,
     130 after Ctrl-C. ``argv`` is the command line without the program's name.
     """
+    argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A token may be text that the terminal cannot show; that is no reason to lose the table.
         sys.stdout.reconfigure(errors="replace")
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(commands)
     try:
         arguments = parser.parse_args(argv)
+        arguments.command = shlex.join(["perfsuite", *argv])  # results say how they were made
         code: int = arguments.run(arguments)
         return code
     except (PerfsuiteError, SplitError) as error:

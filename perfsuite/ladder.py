@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -96,6 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: must be at least 1")
+    if arguments.seed < 0:
+        raise UsageError(f"--seed {arguments.seed}: must not be negative")
     if arguments.json is not None:
         check_writable(arguments.json)
     source, text = _prompt(arguments)
@@ -116,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         model=arguments.model,
         prompt=source,
+        command=arguments.command,
     )
     if arguments.json is not None:
         write_json(arguments.json, result)
@@ -148,11 +149,13 @@ def measure(
     seed: int = 0,
     model: str | None = None,
     prompt: str = "",
+    command: str = "",
 ) -> LadderResult:
     """Run ``stages`` and the unsplit model in interleaved rounds on ``input_ids`` (1, tokens).
 
     All processes live at once and end with the call. Raises SplitError, UnsplitError, or
-    MeasurementError when a stage's traffic differs from round to round.
+    MeasurementError when a stage's traffic differs from round to round. ``model``, ``prompt`` and
+    ``command`` are only noted in the result.
     """
     worker_info: dict[str, Mapping[str, Any]] = {}
     contenders: dict[str, Callable[[], Forward]] = {}
@@ -188,7 +191,7 @@ def measure(
         seed=seed,
         device=device,
         confidence=statistics.median_confidence(rounds),
-        command=shlex.join(["perfsuite", *sys.argv[1:]]),
+        command=command,
         machine=fingerprint(unsplit["float32"].threads),
         next_token_agrees=len(predicted) == 1,
         unsplit={dtype: unsplit_row(samples[unsplit_name(dtype)], decode) for dtype in DTYPES},

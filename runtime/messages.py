@@ -21,7 +21,7 @@ Payload = bytes | int
 
 _MAX_DIMENSIONS = 4
 _MAX_INTEGER = 2**63 - 1
-_MAX_TENSORS = 8
+_MAX_ENTRIES = 8
 _MAX_TEXT = 4096
 
 
@@ -74,25 +74,20 @@ class Request:
         Raises:
             ProtocolError: naming the field that is missing or wrong.
         """
-        layer = _field(fields, "layer", (int, type(None)))
-        modules = _sequence(fields, "modules")
+        session, sequence, operation, layer, modules, transpose_b, inputs, outputs = _checked(
+            fields, _REQUEST_FIELDS
+        )
         for index, module in enumerate(modules):
             if type(module) is not str:
                 raise ProtocolError(f"modules[{index}]", f"must be text, got {_kind(module)}")
-        outputs = _sequence(fields, "outputs")
         for index, place in enumerate(outputs):
             _check_offset(f"outputs[{index}]", place)
         return cls(
-            session=_integer(fields, "session"),
-            sequence=_integer(fields, "sequence"),
-            call=Call(
-                _text(fields, "operation"),
-                layer,
-                tuple(modules),
-                _field(fields, "transpose_b", bool),
-            ),
-            inputs=_tensors(fields, "inputs"),
-            outputs=outputs,
+            session,
+            sequence,
+            Call(operation, layer, tuple(modules), transpose_b),
+            _tensors("inputs", inputs),
+            outputs,
         )
 
 
@@ -112,16 +107,14 @@ class Reply:
         Raises:
             ProtocolError: naming the field that is missing or wrong.
         """
+        sequence, outputs, deserialize_s, device_s, payload_copies, serialize_s = _checked(
+            fields, _REPLY_FIELDS
+        )
         return cls(
-            sequence=_integer(fields, "sequence"),
-            outputs=_tensors(fields, "outputs"),
-            durations=WorkerDurations(
-                **{
-                    name: _field(fields, name, float)
-                    for name in ("deserialize_s", "device_s", "serialize_s")
-                }
-            ),
-            payload_copies=_integer(fields, "payload_copies"),
+            sequence,
+            _tensors("outputs", outputs),
+            WorkerDurations(deserialize_s, device_s, serialize_s),
+            payload_copies,
         )
 
 
@@ -183,8 +176,10 @@ class Refusal:
         """
         if "error" not in fields:
             return None
-        error = _field(fields, "error", dict)
-        return cls(*(_text(error, name) for name in ("kind", "field", "problem")))
+        error = fields["error"]
+        if type(error) is not dict:
+            raise ProtocolError("error", f"must be a map, got {_kind(error)}")
+        return cls(*_checked(error, _REFUSAL_FIELDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,20 +211,13 @@ class Hello:
         Raises:
             ProtocolError: naming the field that is missing or wrong.
         """
-        protocol = _integer(fields, "protocol")
+        # Before any other field: another version may well have other fields.
+        (protocol,) = _checked(fields, {"protocol": (int,)})
         if protocol != PROTOCOL_VERSION:
-            # Before any other field: another version may well have other fields.
             raise HandshakeError(
                 f"protocol: the other side speaks version {protocol}, this one {PROTOCOL_VERSION}"
             )
-        return cls(
-            protocol=protocol,
-            config=_field(fields, "config", dict),
-            digest=_text(fields, "digest"),
-            dtype=_text(fields, "dtype"),
-            device=_text(fields, "device"),
-            granularity=_text(fields, "granularity"),
-        )
+        return cls(*_checked(fields, _HELLO_FIELDS))
 
     def check_against(self, own: Hello) -> None:
         """Compare the other side's hello with this side's.
@@ -279,36 +267,62 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _field(fields: Mapping[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:
-    try:
-        value = fields[name]
-    except KeyError:
-        raise ProtocolError(name, "is missing") from None
-    # Exact types: a bool must not pass for an int.
-    if type(value) not in (kinds if isinstance(kinds, tuple) else (kinds,)):
-        raise ProtocolError(name, f"has the wrong type {_kind(value)}")
-    return value
+_Kinds = tuple[type, ...]
+
+_REQUEST_FIELDS: Mapping[str, _Kinds] = {
+    "session": (int,),
+    "sequence": (int,),
+    "operation": (str,),
+    "layer": (int, type(None)),
+    "modules": (list,),
+    "transpose_b": (bool,),
+    "inputs": (list,),
+    "outputs": (list,),
+}
+_REPLY_FIELDS: Mapping[str, _Kinds] = {
+    "sequence": (int,),
+    "outputs": (list,),
+    "deserialize_s": (float,),
+    "device_s": (float,),
+    "payload_copies": (int,),
+    "serialize_s": (float,),
+}
+_HELLO_FIELDS: Mapping[str, _Kinds] = {
+    "protocol": (int,),
+    "config": (dict,),
+    "digest": (str,),
+    "dtype": (str,),
+    "device": (str,),
+    "granularity": (str,),
+}
+_REFUSAL_FIELDS: Mapping[str, _Kinds] = {"kind": (str,), "field": (str,), "problem": (str,)}
 
 
-def _integer(fields: Mapping[str, Any], name: str) -> int:
-    value: int = _field(fields, name, int)
-    if not 0 <= value <= _MAX_INTEGER:
-        raise ProtocolError(name, f"{value} is out of range")
-    return value
+def _checked(fields: Mapping[str, Any], kinds: Mapping[str, _Kinds]) -> list[Any]:
+    """Return the values of the fields that ``kinds`` names, each of an allowed type and size.
 
-
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    value: str = _field(fields, name, str)
-    if len(value) > _MAX_TEXT:
-        raise ProtocolError(name, f"has {len(value)} characters, {_MAX_TEXT} are allowed")
-    return value
-
-
-def _sequence(fields: Mapping[str, Any], name: str) -> list[Any]:
-    value: list[Any] = _field(fields, name, list)
-    if len(value) > _MAX_TENSORS:
-        raise ProtocolError(name, f"has {len(value)} entries, {_MAX_TENSORS} are allowed")
-    return value
+    Types are compared exactly: a bool must not pass for an int. This is on the path of every call, so it
+    is one plain loop.
+    """
+    values = []
+    for name, allowed in kinds.items():
+        try:
+            value = fields[name]
+        except KeyError:
+            raise ProtocolError(name, "is missing") from None
+        kind = type(value)
+        if kind not in allowed:
+            raise ProtocolError(name, f"has the wrong type {kind.__name__}")
+        if kind is int:
+            if not 0 <= value <= _MAX_INTEGER:
+                raise ProtocolError(name, f"{value} is out of range")
+        elif kind is str:
+            if len(value) > _MAX_TEXT:
+                raise ProtocolError(name, f"has {len(value)} characters, {_MAX_TEXT} are allowed")
+        elif kind is list and len(value) > _MAX_ENTRIES:
+            raise ProtocolError(name, f"has {len(value)} entries, {_MAX_ENTRIES} are allowed")
+        values.append(value)
+    return values
 
 
 def _check_offset(field: str, value: object) -> None:
@@ -318,10 +332,8 @@ def _check_offset(field: str, value: object) -> None:
         raise ProtocolError(field, f"offset {value} is out of range")
 
 
-def _tensors(fields: Mapping[str, Any], name: str) -> list[TensorMessage]:
-    return [
-        _tensor(f"{name}[{index}]", value) for index, value in enumerate(_sequence(fields, name))
-    ]
+def _tensors(name: str, values: Sequence[object]) -> list[TensorMessage]:
+    return [_tensor(f"{name}[{index}]", value) for index, value in enumerate(values)]
 
 
 def _tensor(path: str, value: object) -> TensorMessage:

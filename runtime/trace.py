@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypedDict
 
 
@@ -22,10 +22,9 @@ class WorkerDurations:
 
     def problem(self, round_trip_s: float) -> str | None:
         """Say why these durations cannot be true of a round trip that took ``round_trip_s``."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not math.isfinite(value) or value < 0:
-                return f"{field.name} is {value}"
+        for value in (self.deserialize_s, self.device_s, self.serialize_s):
+            if not 0.0 <= value < math.inf:
+                return f"a worker's duration is {value}"
         if self.total_s > round_trip_s:
             return f"{self.total_s:.6f} s claimed within a round trip of {round_trip_s:.6f} s"
         return None

@@ -9,7 +9,9 @@ import array
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -19,6 +21,14 @@ from runtime.transports.arena import Arena, Slots, aligned
 from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, ServerChannel
 
 MAX_MESSAGE_BYTES = 64 * 1024
+
+_RECEIVE_FLAGS = socket.MSG_CMSG_CLOEXEC
+_DESCRIPTOR_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
+_SOON_S = 200e-6
+_POLL_S = 100e-6
+
+Ancillary = list[tuple[int, int, bytes]]
+Received = tuple[bytes, Ancillary, int, Any]
 
 _ARENA = b"arena"  # the one message that is not msgpack: a descriptor travels with it
 _ARENA_MAPPED = b"mapped"
@@ -30,6 +40,7 @@ class _SeqpacketChannel:
     def __init__(self, connection: socket.socket) -> None:
         self.payload_copies = 0
         self._socket = connection
+        self._last_wait_s = 0.0
 
     def send(self, message: bytes | memoryview) -> None:
         try:
@@ -37,12 +48,40 @@ class _SeqpacketChannel:
         except OSError as error:
             raise PeerGone from error
 
-    def _checked(self, message: bytes, flags: int) -> bytes:
+    def _receive(self, ancillary_bytes: int = 0) -> tuple[bytes, Ancillary]:
+        """Return the next message and what came with it."""
+        started = time.perf_counter()
+        try:
+            message, ancillary, flags, _ = self._poll(
+                ancillary_bytes, started
+            ) or self._socket.recvmsg(MAX_MESSAGE_BYTES, ancillary_bytes, _RECEIVE_FLAGS)
+        except BlockingIOError as error:
+            raise ReceiveTimeout from error
+        except OSError as error:
+            raise PeerGone from error
+        self._last_wait_s = time.perf_counter() - started
         if not message:
             raise PeerGone
         if flags & socket.MSG_TRUNC:
             raise ProtocolError("message", f"is longer than {MAX_MESSAGE_BYTES} bytes")
-        return message
+        return message, ancillary
+
+    def _poll(self, ancillary_bytes: int, started: float) -> Received | None:
+        """Look for a message without sleeping, where the last one came soon.
+
+        Waking a sleeper on another core costs more than such a message's whole round trip. Where answers
+        take longer nothing is polled: the cores belong to the side that computes.
+        """
+        if self._last_wait_s > _SOON_S:
+            return None
+        while time.perf_counter() - started < _POLL_S:
+            try:
+                return self._socket.recvmsg(
+                    MAX_MESSAGE_BYTES, ancillary_bytes, _RECEIVE_FLAGS | socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                os.sched_yield()  # the other side may be waiting for this very core
+        return None
 
 
 class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
@@ -116,13 +155,7 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
         raise ProtocolError(field, "results come in the reserved slots only")
 
     def receive(self) -> bytes:
-        try:
-            message, _, flags, _ = self._socket.recvmsg(MAX_MESSAGE_BYTES)
-        except BlockingIOError as error:
-            raise ReceiveTimeout from error
-        except OSError as error:
-            raise PeerGone from error
-        return self._checked(message, flags)
+        return self._receive()[0]
 
     def close(self) -> None:
         self._socket.close()
@@ -137,16 +170,10 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
         self._arena: Arena | None = None
 
     def receive(self) -> bytes:
-        space = socket.CMSG_SPACE(array.array("i").itemsize)
         while True:
-            try:
-                message, ancillary, flags, _ = self._socket.recvmsg(
-                    MAX_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC
-                )
-            except OSError as error:
-                raise PeerGone from error
+            message, ancillary = self._receive(_DESCRIPTOR_SPACE)
             if not ancillary:
-                return self._checked(message, flags)
+                return message
             self._map_arena(_descriptors(ancillary))
 
     def _map_arena(self, descriptors: Sequence[int]) -> None:
@@ -190,7 +217,7 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
         self._arena = None
 
 
-def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> Sequence[int]:
+def _descriptors(ancillary: Ancillary) -> Sequence[int]:
     found = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -31,6 +31,7 @@ from runtime import SplitError, load_checkpoint
         ("ladder --tokens 100000000", "positions"),
         ("ladder --rounds 0", "at least 1"),
         ("ladder --threads 0", "at least 1"),
+        ("ladder --seed -1", "negative"),
         ("ladder --device abacus", "abacus"),
         ("ladder --prompt-file /no/such/file", "/no/such/file"),
         ("ladder --prompt-file /dev/null", "empty"),

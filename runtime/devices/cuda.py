@@ -1,0 +1,200 @@
+"""An NVIDIA GPU as the untrusted device: the only file that says "cuda".
+
+Weights lie on the GPU. The shared memory is registered with the driver once, so that copies go directly
+and asynchronously between it and the GPU. A whole layer is replayed as a CUDA graph. The host waits in one
+place only: before it says that a result can be read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+
+from runtime.checkpoints import Checkpoint
+from runtime.devices.base import Device
+from runtime.devices.weights import layer_norms, linear_groups, stacked_linear
+from runtime.errors import InputError, ProtocolError
+from runtime.nonlinear import apply_rope
+from runtime.operations import Call
+from runtime.rope import RotaryEmbedding
+from runtime.stages import Granularity
+
+Linear = tuple[torch.Tensor, torch.Tensor | None]
+
+_MOST_GRAPH_SHAPES = 4  # graphs of so many prompt shapes are kept; each holds its own work memory
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerGraph:
+    """One layer, captured for one shape: copy into ``x``, replay, read ``out``."""
+
+    graph: torch.cuda.CUDAGraph
+    x: torch.Tensor
+    out: torch.Tensor
+
+
+class CudaDevice(Device):
+    """Runs every operation on the first visible GPU."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, granularity: Granularity
+    ) -> None:
+        """Load the weights.
+
+        Raises:
+            InputError: if there is no usable GPU.
+        """
+        if not torch.cuda.is_available():
+            raise InputError(
+                "device: 'cuda' needs an NVIDIA GPU and a CUDA build of torch; use 'cpu' here"
+            )
+        self.dtype = dtype
+        self.name = torch.cuda.get_device_name()
+        self.kernels = (
+            f"cuBLAS {str(dtype).removeprefix('torch.')}, scaled_dot_product_attention, CUDA graphs"
+        )
+        self._config = checkpoint.config
+        self._gpu = torch.device("cuda")
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._registered: torch.Tensor | None = None
+
+        self._embeddings = checkpoint.tensor("model.embed_tokens.weight").to(self._gpu, dtype)
+        if self._config.tie_word_embeddings:
+            self._head = self._embeddings
+        else:
+            self._head = checkpoint.tensor("lm_head.weight").to(self._gpu, dtype)
+        groups = linear_groups(checkpoint, granularity)
+        layers = range(self._config.num_layers)
+        self._layers: list[dict[str, Linear]] = [
+            {
+                name: self._move(*stacked_linear(checkpoint, layer, modules, dtype))
+                for name, modules in groups.items()
+            }
+            for layer in layers
+        ]
+        self._norms = [
+            tuple(norm.to(self._gpu) for norm in layer_norms(checkpoint, layer, dtype))
+            for layer in layers
+        ]
+        self._rope = RotaryEmbedding(self._config)
+        self._graphs: OrderedDict[torch.Size, list[_LayerGraph]] = OrderedDict()
+
+    def _move(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        return weight.to(self._gpu), None if bias is None else bias.to(self._gpu)
+
+    def register(self, memory: torch.Tensor) -> None:
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        if self._registered is not None:
+            torch.cuda.check_error(int(runtime.cudaHostUnregister(self._registered.data_ptr())))
+        # Held until it is unregistered: the driver must never know of memory that is gone.
+        self._registered = None
+        torch.cuda.check_error(int(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)))
+        self._registered = memory
+
+    def run(
+        self, call: Call, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
+    ) -> None:
+        super().run(call, inputs, outputs)
+        self._done.record()
+        self._done.synchronize()
+
+    def _load(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._gpu, non_blocking=True)
+
+    def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
+        # On the host: a bad index on the GPU would poison its whole context.
+        if int(token_ids.min()) < 0 or int(token_ids.max()) >= self._config.vocab_size:
+            raise ProtocolError(
+                "inputs[0]", f"a token id is not in 0..{self._config.vocab_size - 1}"
+            )
+        out.copy_(functional.embedding(self._load(token_ids), self._embeddings), non_blocking=True)
+
+    def batch_linear(
+        self, layer: int, modules: Sequence[str], x: torch.Tensor, outputs: Sequence[torch.Tensor]
+    ) -> None:
+        loaded = self._load(x)
+        for module, out in zip(modules, outputs, strict=True):
+            out.copy_(functional.linear(loaded, *self._layers[layer][module]), non_blocking=True)
+
+    def matmul(
+        self, a: torch.Tensor, b: torch.Tensor, transpose_b: bool, out: torch.Tensor
+    ) -> None:
+        right = self._load(b)
+        out.copy_(
+            torch.bmm(self._load(a), right.transpose(1, 2) if transpose_b else right),
+            non_blocking=True,
+        )
+
+    def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        out.copy_(functional.linear(self._load(x), self._head), non_blocking=True)
+
+    def fused_layer(self, layer: int, x: torch.Tensor, out: torch.Tensor) -> None:
+        captured = self._graphs_for(x.shape)[layer]
+        captured.x.copy_(x, non_blocking=True)
+        captured.graph.replay()
+        out.copy_(captured.out, non_blocking=True)
+
+    def _graphs_for(self, shape: torch.Size) -> list[_LayerGraph]:
+        """Return the graphs of all layers for (batch, tokens, hidden), captured on first use."""
+        found = self._graphs.get(shape)
+        if found is None:
+            while len(self._graphs) >= _MOST_GRAPH_SHAPES:
+                self._graphs.popitem(last=False)
+            found = self._graphs[shape] = self._capture(shape)
+        self._graphs.move_to_end(shape)
+        return found
+
+    def _capture(self, shape: torch.Size) -> list[_LayerGraph]:
+        cos, sin = (table[:, : self._config.head_dim // 2] for table in self._rope.tables(shape[1]))
+        cos, sin = cos.to(self._gpu, self.dtype), sin.to(self._gpu, self.dtype)
+        x = torch.zeros(shape, dtype=self.dtype, device=self._gpu)
+        # Libraries choose kernels and take work memory on first use; neither may happen within a capture.
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._layer(0, x, cos, sin)
+        torch.cuda.current_stream().wait_stream(side)
+
+        graphs: list[_LayerGraph] = []
+        pool = (
+            torch.cuda.graph_pool_handle()
+        )  # layers run one after another: they share work memory
+        out = torch.empty_like(x)
+        for layer in range(self._config.num_layers):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                out.copy_(self._layer(layer, x, cos, sin))
+            graphs.append(_LayerGraph(graph, x, out))
+        return graphs
+
+    def _layer(
+        self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        config, linears = self._config, self._layers[layer]
+        attention_norm, mlp_norm = self._norms[layer]
+        batch, tokens, _ = x.shape
+        heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
+
+        normed = functional.rms_norm(x, (config.hidden_size,), attention_norm, config.rms_norm_eps)
+        projected = functional.linear(normed, *linears["qkv"])
+        by_head = projected.view(batch, tokens, heads + 2 * kv_heads, size).transpose(1, 2)
+        turning = by_head[:, : heads + kv_heads]
+        rotated = apply_rope(turning, cos, sin, torch.empty_like(turning))
+        attended = functional.scaled_dot_product_attention(
+            rotated[:, :heads],
+            rotated[:, heads:],
+            by_head[:, heads + kv_heads :],
+            is_causal=True,
+            enable_gqa=heads != kv_heads,
+        )
+        joined = attended.transpose(1, 2).reshape(batch, tokens, heads * size)
+        x = x + functional.linear(joined, *linears["o"])
+
+        normed = functional.rms_norm(x, (config.hidden_size,), mlp_norm, config.rms_norm_eps)
+        gate, up = functional.linear(normed, *linears["gate_up"]).chunk(2, dim=-1)
+        return x + functional.linear(functional.silu(gate) * up, *linears["down"])

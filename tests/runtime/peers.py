@@ -1,0 +1,488 @@
+"""Both ends of the boundary played by hand, so that either side can be attacked by the other."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import gc
+import glob
+import mmap
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import msgpack
+import psutil
+import zmq
+
+from runtime import STAGES, SplitLlama, load_checkpoint
+from runtime.checkpoints import Checkpoint, ModelConfig
+from runtime.checkpoints.random_weights import write_random_checkpoint
+from runtime.endpoints import connect, parse_endpoint
+from runtime.messages import PROTOCOL_VERSION, Hello
+from runtime.operations import Call, output_specs
+from runtime.tensors import DTYPE_NAMES, DTYPES, TensorSpec
+from runtime.transports.shared_memory import SharedMemoryClient
+
+MODEL = "tiny"
+PATIENCE_S = 20.0  # for what must happen at once: a hang shows, a busy machine does not
+ARENA_BYTES = 1 << 20
+
+Fields = dict[str, Any]
+
+
+@functools.cache
+def tiny() -> Checkpoint:
+    return load_checkpoint(MODEL, progress=False)
+
+
+def small_checkpoint(directory: Path, **fields: Any) -> Checkpoint:
+    """A model of one narrow layer, unless ``fields`` of its config.json say otherwise."""
+    config = ModelConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 2048,
+            **fields,
+        }
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_random_checkpoint(directory, config, seed=1)
+    return load_checkpoint(directory, progress=False)
+
+
+def hello(checkpoint: Checkpoint, stage: str) -> Fields:
+    """What an honest trusted side says first."""
+    row = STAGES[stage]
+    return Hello(
+        protocol=PROTOCOL_VERSION,
+        config=checkpoint.config.to_json_dict(),
+        digest=checkpoint.digest,
+        dtype=row.dtype,
+        device="cpu",
+        granularity=row.granularity,
+    ).pack()
+
+
+def nested(depth: int) -> Any:
+    """A list in a list in a list; not for printing."""
+    value: Any = None
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def packed(fields: object) -> bytes:
+    return bytes(msgpack.packb(fields))
+
+
+# What a process holds ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What could be left behind."""
+
+    descriptors: int
+    arenas: int
+    children: int
+
+    @classmethod
+    def of(cls, pid: int | None = None) -> Self:
+        gc.collect()
+        process = psutil.Process(pid)
+        return cls(process.num_fds(), arena_mappings(process.pid), len(process.children()))
+
+
+def arena_mappings(pid: int | None = None) -> int:
+    """How many shared arenas a process has mapped."""
+    return Path(f"/proc/{pid or os.getpid()}/maps").read_text().count("memfd:split-arena")
+
+
+def mappings(pid: int) -> int:
+    return Path(f"/proc/{pid}/maps").read_text().count("\n")
+
+
+class Ending:
+    """Watches a process that is no child of ours, from before its end on."""
+
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.pidfd_open(pid)
+
+    def comes_within(self, seconds: float) -> bool:
+        """Whether the process ends; a zombie that nobody has reaped yet counts as ended."""
+        ended = bool(select.select([self._descriptor], [], [], seconds)[0])
+        os.close(self._descriptor)
+        return ended
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
+    """For what sends no message: whether ``condition`` comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What the runtime keeps in a temporary folder."""
+    return glob.glob(f"{folder}/**/*", recursive=True)
+
+
+# A real worker, and an attacker in the trusted side's place ------------------------------------------
+
+
+class RawClient(ABC):
+    """Speaks a transport without any of the runtime's own checks."""
+
+    def __init__(self, checkpoint: Checkpoint, stage: str) -> None:
+        self._hello = hello(checkpoint, stage)
+        self.session = 0
+        self.sequence = 0
+
+    @abstractmethod
+    def send(self, raw: bytes) -> None: ...
+
+    @abstractmethod
+    def receive(self) -> bytes: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def exchange(self, message: bytes | Mapping[str, Any]) -> Fields:
+        self.send(message if isinstance(message, bytes) else packed(message))
+        answer = msgpack.unpackb(self.receive())
+        assert isinstance(answer, dict)
+        return answer
+
+    def greet(self) -> Fields:
+        """Open a new session."""
+        answer = self.exchange({"hello": self._hello})
+        self.session, self.sequence = answer["session"], 0
+        return answer
+
+    def request(self, operation: str, inputs: Sequence[Fields] = (), **fields: Any) -> Fields:
+        """A well-formed request, the next of its session, with ``fields`` changed."""
+        self.sequence += 1
+        return {
+            "session": self.session,
+            "sequence": self.sequence,
+            "operation": operation,
+            "layer": None,
+            "modules": [],
+            "transpose_b": False,
+            "inputs": list(inputs),
+            "outputs": [],
+            **fields,
+        }
+
+
+class RawZmq(RawClient):
+    def __init__(self, endpoint: str, checkpoint: Checkpoint, stage: str) -> None:
+        super().__init__(checkpoint, stage)
+        self.context = zmq.Context()
+        self.socket: zmq.Socket[bytes] = self.context.socket(zmq.REQ)
+        self.socket.setsockopt(zmq.RCVTIMEO, int(PATIENCE_S * 1000))
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(endpoint)
+
+    def send(self, raw: bytes) -> None:
+        self.socket.send(raw)
+
+    def receive(self) -> bytes:
+        return self.socket.recv()
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+
+class RawSeqpacket(RawClient):
+    def __init__(self, endpoint: str, checkpoint: Checkpoint, stage: str) -> None:
+        super().__init__(checkpoint, stage)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect(endpoint.removeprefix("unix://"))
+        self.memory: mmap.mmap | None = None
+
+    def send(self, raw: bytes) -> None:
+        self.socket.send(raw)
+
+    def receive(self) -> bytes:
+        raw = self.socket.recv(1 << 20)
+        if not raw:
+            raise ConnectionError("the worker ended the conversation")
+        return raw
+
+    def bring(self, descriptors: Sequence[int], raw: bytes = b"arena") -> bytes:
+        """Send descriptors; return the raw answer."""
+        socket.send_fds(self.socket, [raw], list(descriptors))
+        return self.receive()
+
+    def bring_arena(self, size: int = ARENA_BYTES) -> None:
+        """Give the worker good memory, full of zeros."""
+        descriptor = sealed_memory(size)
+        try:
+            assert self.bring([descriptor]) == b"mapped"
+            self.memory = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        self.socket.close()
+        if self.memory is not None:
+            self.memory.close()
+
+
+def sealed_memory(size: int, *, sparse: bool = False) -> int:
+    """A memfd as the runtime makes them, or one whose pages do not exist yet."""
+    descriptor = os.memfd_create("test-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    if sparse or not size:
+        os.ftruncate(descriptor, size)
+    else:
+        os.posix_fallocate(descriptor, 0, size)
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+
+def start_worker(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
+    """A worker as a user starts it by hand."""
+    command = [sys.executable, "-m", "runtime.worker", "--threads", "1", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **settings)
+
+
+def run_worker(*arguments: str, **settings: Any) -> tuple[int, list[str]]:
+    """Start a worker that is expected to end by itself; return its status and what it said."""
+    process = start_worker(*arguments, **settings)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        end(process)
+    return process.returncode, errors.splitlines()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+class RealWorker:
+    """A worker process at an address, for one attacker after another."""
+
+    def __init__(self, stage: str, endpoint: str, model: str = MODEL) -> None:
+        self.stage, self.endpoint = stage, endpoint
+        self.checkpoint = tiny() if model == MODEL else load_checkpoint(model, progress=False)
+        self.process = start_worker("--model", model, "--stage", stage, "--endpoint", endpoint)
+        if endpoint.startswith("unix://"):
+            path = Path(endpoint.removeprefix("unix://"))
+            # The socket exists from bind on; connections are taken a moment later, from listen on.
+            assert wait_until(lambda: path.exists() or self.process.poll() is not None)
+            assert wait_until(lambda: self._listens() or self.process.poll() is not None)
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), self.raw():
+            return True
+        return False
+
+    def raw(self) -> RawClient:
+        kind = RawSeqpacket if self.endpoint.startswith("unix://") else RawZmq
+        return kind(self.endpoint, self.checkpoint, self.stage)
+
+    def launch(self, **settings: Any) -> SplitLlama:
+        """An honest client; ``SplitLlama.launch`` itself once the worker listens."""
+        with self.raw() as client:
+            client.greet()
+        return SplitLlama.launch(
+            self.checkpoint, self.stage, endpoint=self.endpoint, timeout_s=PATIENCE_S, **settings
+        )
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        end(self.process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# An honest trusted side, and a hostile worker --------------------------------------------------------
+
+Reply = Fields | bytes | list[bytes] | None
+Answer = Callable[[Fields], Reply]
+"""From a decoded request to a reply: fields or raw bytes; a list has several parts, None is silence."""
+
+
+class FakeWorker(ABC):
+    """A worker in a thread: right about everything that ``on_hello`` and ``on_call`` leave to it."""
+
+    def __init__(self, checkpoint: Checkpoint, stage: str) -> None:
+        self.checkpoint, self.stage = checkpoint, STAGES[stage]
+        self.calls = 0
+        self.on_hello: Answer = self.greet
+        self.on_call: Answer = self.reply
+
+    def greet(self, request: Fields) -> Fields:
+        """The right answer to a hello."""
+        return {"hello": request["hello"], "session": 1, "worker": {"pid": os.getpid()}}
+
+    def reply(self, request: Fields) -> Fields:
+        """A reply of the right form: zeros, computed in no time."""
+        call = Call(
+            request["operation"],
+            request["layer"],
+            tuple(request["modules"]),
+            request["transpose_b"],
+        )
+        inputs = [TensorSpec(DTYPES[x["dtype"]], tuple(x["shape"])) for x in request["inputs"]]
+        specs = output_specs(self.checkpoint.config, self.stage.torch_dtype, call, inputs)
+        return {
+            "sequence": request["sequence"],
+            "outputs": [
+                {
+                    "dtype": DTYPE_NAMES[spec.dtype],
+                    "shape": spec.shape,
+                    "payload": self.payload(spec),
+                }
+                for spec in specs
+            ],
+            "deserialize_s": 0.0,
+            "device_s": 0.0,
+            "serialize_s": 0.0,
+            "payload_copies": 0,
+        }
+
+    @abstractmethod
+    def payload(self, spec: TensorSpec) -> bytes | int: ...
+
+    @abstractmethod
+    def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
+        """Shake hands with this worker."""
+
+    def _answer(self, raw: bytes) -> bytes | list[bytes] | None:
+        request = msgpack.unpackb(raw)
+        if "hello" in request:
+            answer = self.on_hello(request)
+            self.calls = 0
+        else:
+            answer = self.on_call(request)
+            self.calls += 1
+        return packed(answer) if isinstance(answer, dict) else answer
+
+
+class FakeSeqpacketWorker(FakeWorker):
+    """One conversation after another, each over a pair of sockets."""
+
+    def __init__(self, checkpoint: Checkpoint, stage: str) -> None:
+        super().__init__(checkpoint, stage)
+        self.on_arena: Callable[[], bytes | None] = lambda: b"mapped"
+        self.connection: socket.socket | None = None
+
+    def payload(self, spec: TensorSpec) -> int:
+        return 0
+
+    def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.connection = theirs
+        thread = threading.Thread(target=self._serve, args=[theirs], daemon=True)
+        thread.start()
+        channel = SharedMemoryClient(ours)
+        channel.set_timeout(timeout_s)
+        with ExitStack() as cleanup:
+            cleanup.callback(thread.join, PATIENCE_S)
+            cleanup.callback(channel.close)
+            return SplitLlama(self.checkpoint, self.stage, channel, "cpu", cleanup.pop_all())
+        raise AssertionError
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while raw := connection.recv(1 << 20):
+                answer = self.on_arena() if raw == b"arena" else self._answer(raw)
+                if answer is None:
+                    continue
+                for message in answer if isinstance(answer, list) else [answer]:
+                    connection.send(message)
+
+
+class FakeZmqWorker(FakeWorker):
+    """One REP socket for every conversation of a test."""
+
+    def __init__(self, checkpoint: Checkpoint, stage: str, folder: Path) -> None:
+        super().__init__(checkpoint, stage)
+        self.endpoint = f"ipc://{folder}/fake"
+        self._context = zmq.Context()
+        # A ROUTER can leave a request unanswered; REP could not go on after that.
+        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self.socket.bind(self.endpoint)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def payload(self, spec: TensorSpec) -> bytes:
+        return bytes(spec.nbytes)
+
+    def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
+        channel = connect(parse_endpoint(self.endpoint, self.stage.transport))
+        channel.set_timeout(timeout_s)
+        with ExitStack() as cleanup:
+            cleanup.callback(channel.close)
+            return SplitLlama(self.checkpoint, self.stage, channel, "cpu", cleanup.pop_all())
+        raise AssertionError
+
+    def _serve(self) -> None:
+        with contextlib.suppress(zmq.ContextTerminated), self.socket:
+            while True:
+                peer, empty, raw = self.socket.recv_multipart()
+                answer = self._answer(raw)
+                if answer is not None:
+                    parts = answer if isinstance(answer, list) else [answer]
+                    self.socket.send_multipart([peer, empty, *parts])
+
+    def close(self) -> None:
+        self._context.term()
+        self._thread.join(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def fake_worker(stage: str, checkpoint: Checkpoint, folder: Path) -> Iterator[FakeWorker]:
+    if STAGES[stage].transport == "shared-memory":
+        yield FakeSeqpacketWorker(checkpoint, stage)
+        return
+    fake = FakeZmqWorker(checkpoint, stage, folder)
+    try:
+        yield fake
+    finally:
+        fake.close()
