@@ -176,7 +176,9 @@ class SplitLlama:
         with self._lock:
             self._rpc.records.clear()
             self._rpc.call(Call("ping"))
-            return self._rpc.records[0].total_s
+            (record,) = self._rpc.records
+            self.last_trace = Trace((record,), record.total_s)
+            return record.total_s
 
     def _checked(self, input_ids: TokenIds) -> torch.Tensor:
         try:

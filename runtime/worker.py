@@ -8,6 +8,7 @@ Started by ``SplitLlama.launch``, or by hand for a trusted side that connects la
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import logging
 import os
@@ -122,9 +123,11 @@ def _end_with(parent: int, endpoint: str | None) -> None:
     def wait() -> None:
         select.select([descriptor], [], [])
         if endpoint is not None and endpoint.startswith("ipc://"):
+            # Where the two were to meet; usually it is gone already.
             socket_path = Path(endpoint.removeprefix("ipc://"))
-            socket_path.unlink(missing_ok=True)
-            socket_path.parent.rmdir()
+            with contextlib.suppress(OSError):
+                socket_path.unlink()
+                socket_path.parent.rmdir()
         os._exit(1)
 
     threading.Thread(target=wait, name="parent-watch", daemon=True).start()

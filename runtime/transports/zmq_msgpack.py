@@ -18,8 +18,11 @@ from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, Ser
 _MAX_TENSOR_BYTES = 2**32 - 1
 _MAX_MESSAGE_BYTES = 2**33
 
-# Received bytes are read only. No operation writes into its input, so a tensor may look at them.
-warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
+# Received bytes are read only. No operation writes into its input, so a tensor may look at them;
+# torch warns of it once in a process, and this was that once.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch.frombuffer(b"\0", dtype=torch.uint8)
 
 
 class _ZmqChannel:

@@ -138,7 +138,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bo
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.002)
+        time.sleep(0.0005)
     return True
 
 
@@ -225,8 +225,12 @@ class RawSeqpacket(RawClient):
         super().__init__(checkpoint, stage)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(PATIENCE_S)
-        self.socket.connect(endpoint.removeprefix("unix://"))
         self.memory: mmap.mmap | None = None
+        try:
+            self.socket.connect(endpoint.removeprefix("unix://"))
+        except OSError:
+            self.socket.close()
+            raise
 
     def send(self, raw: bytes) -> None:
         self.socket.send(raw)
@@ -322,6 +326,12 @@ class RealWorker:
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs and answers; one that is about to end does not."""
+        try:
+            with self.raw() as client:
+                client.greet()
+        except (OSError, zmq.ZMQError):
+            return False
         return self.process.poll() is None
 
     def close(self) -> None:

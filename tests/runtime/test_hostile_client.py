@@ -28,11 +28,9 @@ from tests.runtime.peers import (
     ARENA_BYTES,
     Fields,
     Footprint,
-    RawClient,
     RawSeqpacket,
     RawZmq,
     RealWorker,
-    arena_mappings,
     free_port,
     nested,
     packed,
@@ -61,6 +59,8 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         stage = stage or ("shared-memory" if transport == "unix" else "baseline")
         found = running.get((transport, stage))
         if found is None or not found.alive:
+            if found is not None:
+                found.close()
             address = f"{tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp())}/{next(count)}"
             if transport == "tcp":
                 address = f"127.0.0.1:{free_port()}"
@@ -356,7 +356,7 @@ def bad_shape(draw: st.DrawFn, name: str, fields: Fields, shared: bool) -> Malfo
     path = f"inputs\\[{index}\\]\\."
     kind = draw(st.sampled_from(("dimension", "rank", "fit", "length", "type")))
     if kind == "type":
-        what = draw(st.sampled_from(sorted(set(STRANGE) - {"a number"})))
+        what = draw(st.sampled_from(sorted(set(STRANGE) - {"a list"})))
         tensor["shape"] = STRANGE[what]
         return Malformed(f"{name} of shape {what}", fields, path + "shape")
     if kind == "dimension":
@@ -375,8 +375,11 @@ def bad_shape(draw: st.DrawFn, name: str, fields: Fields, shared: bool) -> Malfo
     elif operation == "embedding":
         shape.append(1)
     else:
+        # Of two inputs that do not fit, either may be named.
+        path = "inputs\\[[01]\\]\\."
+        tensor = fields["inputs"][0]
+        shape = tensor["shape"]
         shape[-1] += draw(st.integers(1, 5))
-        path = "inputs\\[[01]\\]\\."  # where two inputs do not fit, either may be named
     if not shared:  # and else as it must be
         tensor["payload"] = bytes(TensorSpec(DTYPES[tensor["dtype"]], tuple(shape)).nbytes)
     return Malformed(f"{name} of {shape}", fields, path + "shape")
@@ -625,10 +628,14 @@ def test_a_request_whose_sender_has_gone_is_of_no_consequence(
 
 
 @pytest.fixture
-def memory_client(workers: Callable[[str], RealWorker]) -> Iterator[RawSeqpacket]:
-    """A client of a shared-memory worker that holds nothing more of it afterwards."""
-    worker = workers("unix")
-    with still_serving(worker), worker.raw() as client:
+def memory_worker(workers: Callable[[str], RealWorker]) -> RealWorker:
+    return workers("unix")
+
+
+@pytest.fixture
+def memory_client(memory_worker: RealWorker) -> Iterator[RawSeqpacket]:
+    """The client of that worker, which holds nothing more for it afterwards."""
+    with still_serving(memory_worker), memory_worker.raw() as client:
         assert isinstance(client, RawSeqpacket)
         client.greet()
         yield client
@@ -664,7 +671,7 @@ BAD_DESCRIPTORS: Mapping[str, Callable[[], int]] = {
 
 @pytest.mark.parametrize("kind", BAD_DESCRIPTORS)
 def test_a_descriptor_of_anything_but_whole_sealed_memory_is_refused(
-    memory_client: RawSeqpacket, workers: Callable[[str], RealWorker], kind: str
+    memory_client: RawSeqpacket, kind: str
 ) -> None:
     descriptor = BAD_DESCRIPTORS[kind]()
     try:
@@ -709,14 +716,13 @@ def test_an_empty_message_does_not_end_the_worker(memory_client: RawSeqpacket) -
 
 
 def test_an_arena_replaced_many_times_leaves_one(
-    memory_client: RawSeqpacket, workers: Callable[[str], RealWorker]
+    memory_client: RawSeqpacket, memory_worker: RealWorker
 ) -> None:
     for _ in range(20):
         memory_client.bring_arena()
         embed(memory_client)
-    assert arena_mappings(workers("unix").process.pid) == 0  # the runtime's own
-    maps = Path(f"/proc/{workers('unix').process.pid}/maps").read_text()
-    assert maps.count("memfd:test-arena") == 1
+    maps = Path(f"/proc/{memory_worker.process.pid}/maps").read_text()
+    assert maps.count("memfd:") == 1
 
 
 def test_a_result_computed_over_its_own_input_is_refused(memory_client: RawSeqpacket) -> None:
@@ -728,31 +734,24 @@ def test_a_result_computed_over_its_own_input_is_refused(memory_client: RawSeqpa
     assert_refused(answer, r"(outputs|inputs).*")
 
 
-@pytest.mark.parametrize("rounds", [3])
 def test_token_ids_that_change_while_they_are_used_do_not_end_the_worker(
-    memory_client: RawSeqpacket, workers: Callable[[str], RealWorker], rounds: int
+    memory_client: RawSeqpacket,
 ) -> None:
-    size = 64 << 20
-    tokens = 8 * CONFIG.max_positions
-    memory_client.bring_arena(size)
+    tokens = 16 * CONFIG.max_positions
+    result = aligned(8 * tokens)
+    memory_client.bring_arena(result + 4 * tokens * CONFIG.hidden_size)
     memory = memory_client.memory
     assert memory is not None
+    tensor = {"dtype": "int64", "shape": [16, CONFIG.max_positions], "payload": 0}
+    first, last = slice(result, result + 4), slice(8 * (tokens - 1), 8 * tokens)
     good, bad = bytes(8), struct.pack("q", 2**40)
-    tensor = {"dtype": "int64", "shape": [8, CONFIG.max_positions], "payload": 0}
-    last = slice(8 * (tokens - 1), 8 * tokens)
-    for _ in range(rounds):
-        memory[last] = good
-        memory_client.send(
-            packed(memory_client.request("embedding", [tensor], outputs=[aligned(8 * tokens)]))
-        )
-        # What the first row's arrival tells: the ids were found good and are being used.
-        first = slice(aligned(8 * tokens), aligned(8 * tokens) + 4)
-        wait_until(lambda: memory[first] != bytes(4), seconds=0.2)
-        for _ in range(200):
-            memory[last] = bad
-        memory_client.receive()
-        memory[first] = bytes(4)
-    assert workers("unix").alive
+    for _ in range(3):
+        memory[last], memory[first] = good, bytes(4)
+        memory_client.send(packed(memory_client.request("embedding", [tensor], outputs=[result])))
+        # The first row's arrival tells that the ids were found good and are being used.
+        assert wait_until(lambda: memory[first] != bytes(4))
+        memory[last] = bad
+        assert "sequence" in msgpack.unpackb(memory_client.receive())
 
 
 def test_a_flood_of_refused_messages_does_not_make_the_worker_grow(
@@ -772,10 +771,3 @@ def test_a_flood_of_refused_messages_does_not_make_the_worker_grow(
         for _ in range(800):
             client.exchange(message)
         assert resident() - before < 4 << 20
-
-
-def test_the_raw_clients_are_clients(workers: Callable[[str], RealWorker]) -> None:
-    for transport in TRANSPORTS:
-        with workers(transport).raw() as client:
-            assert isinstance(client, RawClient)
-            assert client.greet()["worker"]["pid"] == workers(transport).process.pid
