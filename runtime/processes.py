@@ -17,6 +17,9 @@ from runtime.transports.base import ClientChannel
 from runtime.transports.shared_memory import SharedMemoryClient
 from runtime.transports.zmq_msgpack import ZmqClient
 
+# The sides take turns on the same cores: one that waits must not spin on a core the other needs.
+_OPENMP = {"OMP_WAIT_POLICY": "passive"}
+
 _GRACE_S = 2.0  # for a worker that is told to end, before it is made to
 
 
@@ -59,9 +62,7 @@ class WorkerProcess:
 
     def _start(self, command: Sequence[str], threads: int, descriptors: Sequence[int]) -> None:
         environment = dict(os.environ)
-        # The sides take turns on the same cores: one that waits must not spin on a core the other needs.
-        environment["OMP_WAIT_POLICY"] = "passive"
-        environment["OMP_NUM_THREADS"] = str(threads)
+        environment.update(_OPENMP, OMP_NUM_THREADS=str(threads))
         self.process = subprocess.Popen(
             command,
             env=environment,

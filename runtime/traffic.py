@@ -12,6 +12,8 @@ from runtime.stages import Stage
 
 TOKEN_ID_BYTES = 8
 
+_STEP_BYTES = 16 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -77,7 +79,8 @@ def live_bytes(config: ModelConfig, stage: Stage, tokens: int, batch: int = 1) -
     """Shared memory that a forward pass needs, in bytes: no more is ever alive at once.
 
     The attention step holds most: queries, keys, values, scores and weights; every other step is bounded by
-    its own inputs and outputs. Slots are rounded up, and a quarter is added so that they always fit in.
+    its own inputs and outputs. A quarter is added for gaps between slots, and the sum is rounded up so
+    that a slightly longer prompt fits into the same memory.
     """
     size = stage.torch_dtype.itemsize
     rows = batch * tokens
@@ -93,5 +96,4 @@ def live_bytes(config: ModelConfig, stage: Stage, tokens: int, batch: int = 1) -
 
 
 def _roomy(size: int) -> int:
-    page = 4096
-    return -(-(size + size // 4 + 64 * page) // page) * page
+    return -(-(size + size // 4) // _STEP_BYTES) * _STEP_BYTES

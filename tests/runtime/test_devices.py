@@ -28,17 +28,10 @@ from tests.runtime.models import DEVICES, random_ids, small_config, write_model
 RANDOM = settings(max_examples=30, deadline=None, derandomize=True)
 HAS_SPLIT_KERNEL = isinstance(choose_linear_kernel(torch.float32, Scratch()), SplitLinear)
 
-KERNELS = (
-    pytest.param("native-float32"),
-    pytest.param("native-bfloat16"),
-    pytest.param(
-        "split",
-        marks=pytest.mark.skipif(
-            not HAS_SPLIT_KERNEL, reason="needs a processor with matrix tiles (AMX) and MKL"
-        ),
-    ),
+needs_split_kernel = pytest.mark.skipif(
+    not HAS_SPLIT_KERNEL, reason="needs a processor with matrix tiles (AMX) and MKL"
 )
-needs_split_kernel = KERNELS[-1].marks[0]
+KERNELS = ("native-float32", "native-bfloat16", pytest.param("split", marks=needs_split_kernel))
 
 # Of the sum of the absolute products: the largest error of any element. A split product leaves out
 # 2**-16; a bfloat16 product rounds its result; all of them sum in float32.
