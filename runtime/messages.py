@@ -11,13 +11,10 @@ import msgpack
 
 from runtime.errors import HandshakeError, ProtocolError
 from runtime.operations import Call
-from runtime.tensors import DTYPE_NAMES, DTYPES, TensorSpec
+from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec
 from runtime.trace import WorkerDurations
 
 PROTOCOL_VERSION = 1
-
-Payload = bytes | int
-"""What stands for a tensor's content in a message: its bytes, or its offset in the shared arena."""
 
 _MAX_DIMENSIONS = 4
 _MAX_INTEGER = 2**63 - 1

@@ -25,14 +25,12 @@ class RotaryEmbedding:
         self._max_length = max_length(config)
         # The longest tables made so far, good for any shorter prompt of the same frequencies.
         self._regime = -1
-        self._cos = self._sin = torch.empty(0, config.head_dim)
+        self._cos = self._sin = torch.empty(0, config.head_dim // 2)
 
-    def tables(
-        self, length: int, dtype: torch.dtype = torch.float32
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines, each (length, head_dim), for positions 0 to length - 1.
+    def tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines, each (length, head_dim / 2) float32, for positions 0 to length - 1.
 
-        Computed in float32, then rounded to ``dtype``. They are shared: not to be written to.
+        Both halves of a head turn by the same angles. They are shared: not to be written to.
         Raises InputError for a length below 1 or beyond the model's positions.
         """
         if not 1 <= length <= self._max_length:
@@ -41,7 +39,7 @@ class RotaryEmbedding:
         if regime != self._regime or length > len(self._cos):
             self._cos, self._sin = self._compute(length)
             self._regime = regime
-        return self._cos[:length].to(dtype), self._sin[:length].to(dtype)
+        return self._cos[:length], self._sin[:length]
 
     def _regime_of(self, length: int) -> int:
         """A number equal for the lengths that share frequencies."""
@@ -57,7 +55,6 @@ class RotaryEmbedding:
         # Computed to the next power of two, so that a prompt growing token by token costs little.
         positions = torch.arange(min(1 << (length - 1).bit_length(), self._max_length))
         angles = positions[:, None].float() * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
         return angles.cos() * scaling, angles.sin() * scaling
 
 

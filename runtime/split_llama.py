@@ -234,7 +234,7 @@ class SplitLlama:
             self.config.head_dim,
         )
         matrices, group = batch * kv_heads, heads // kv_heads
-        cos, sin = (table[:, : size // 2] for table in self._rope.tables(tokens))
+        cos, sin = self._rope.tables(tokens)
 
         def by_head(x: torch.Tensor, count: int) -> torch.Tensor:
             return x.view(batch, tokens, count, size).transpose(1, 2)  # (B, H or KV, S, D)

@@ -17,6 +17,9 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = MappingProxyType(
     {dtype: name for name, dtype in DTYPES.items()}
 )
 
+Payload = bytes | memoryview | int
+"""What stands for a tensor's content in a message: its bytes, or its offset in the shared arena."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -149,8 +149,7 @@ class CudaDevice(Device):
         return found
 
     def _capture(self, shape: torch.Size) -> list[_LayerGraph]:
-        cos, sin = (table[:, : self._config.head_dim // 2] for table in self._rope.tables(shape[1]))
-        cos, sin = cos.to(self._gpu, self.dtype), sin.to(self._gpu, self.dtype)
+        cos, sin = (table.to(self._gpu, self.dtype) for table in self._rope.tables(shape[1]))
         x = torch.zeros(shape, dtype=self.dtype, device=self._gpu)
         # Libraries choose kernels and take work memory on first use; neither may happen within a capture.
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]

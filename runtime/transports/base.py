@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from runtime.tensors import TensorSpec
+from runtime.tensors import Payload, TensorSpec
 
 
 class PeerGone(Exception):
@@ -33,11 +33,11 @@ class Channel(ABC):
         """Return uninitialized memory for a tensor that will cross."""
 
     @abstractmethod
-    def pack(self, tensor: torch.Tensor) -> bytes | int:
+    def pack(self, tensor: torch.Tensor) -> Payload:
         """Return what stands for ``tensor``'s content in a message."""
 
     @abstractmethod
-    def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
+    def unpack(self, field: str, spec: TensorSpec, payload: Payload) -> torch.Tensor:
         """Return the tensor that ``payload`` stands for.
 
         Raises:
@@ -91,9 +91,7 @@ class ServerChannel(Channel):
     """The worker's end."""
 
     @abstractmethod
-    def destination(
-        self, index: int, spec: TensorSpec, places: Sequence[bytes | int]
-    ) -> torch.Tensor:
+    def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:
         """Return memory for the result ``index`` of a request that named ``places`` for its results.
 
         Raises:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from runtime.errors import ArenaError, EndpointError, InputError, ProtocolError
-from runtime.tensors import TensorSpec
+from runtime.tensors import Payload, TensorSpec
 from runtime.transports.arena import Arena, Slots, aligned
 from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, ServerChannel
 
@@ -151,7 +151,7 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
             )
         return offset
 
-    def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
+    def unpack(self, field: str, spec: TensorSpec, payload: Payload) -> torch.Tensor:
         raise ProtocolError(field, "results come in the reserved slots only")
 
     def receive(self) -> bytes:
@@ -198,16 +198,14 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
         """Return 0: the client knows where its result is, for it chose the place."""
         return 0
 
-    def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
-        if isinstance(payload, bytes):
+    def unpack(self, field: str, spec: TensorSpec, payload: Payload) -> torch.Tensor:
+        if not isinstance(payload, int):
             raise ProtocolError(field, "must be an offset: this transport carries no bytes")
         if self._arena is None:
             raise ProtocolError("arena", "none was mapped before this request")
         return self._arena.tensor(field, spec, payload)
 
-    def destination(
-        self, index: int, spec: TensorSpec, places: Sequence[bytes | int]
-    ) -> torch.Tensor:
+    def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:
         if index >= len(places):
             return self.empty(spec)
         return self.unpack(f"outputs[{index}]", spec, places[index])

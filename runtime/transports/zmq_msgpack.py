@@ -11,7 +11,7 @@ import torch
 import zmq
 
 from runtime.errors import EndpointError, InputError, ProtocolError
-from runtime.tensors import TensorSpec
+from runtime.tensors import Payload, TensorSpec
 from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, ServerChannel
 
 # msgpack's bin 32 holds at most this much; with it, a message is never larger than the second figure.
@@ -41,18 +41,19 @@ class _ZmqChannel:
     def empty(self, spec: TensorSpec) -> torch.Tensor:
         return torch.empty(spec.shape, dtype=spec.dtype)
 
-    def pack(self, tensor: torch.Tensor) -> bytes:
+    def pack(self, tensor: torch.Tensor) -> memoryview:
         if tensor.nbytes > _MAX_TENSOR_BYTES:
             raise InputError(
                 f"prompt: a tensor of {tensor.nbytes:,} bytes does not fit into a msgpack message "
                 f"({_MAX_TENSOR_BYTES:,} at most); use a shorter prompt or another stage"
             )
-        self.payload_copies += 2  # into bytes here, into the message when it is packed
+        self.payload_copies += 1  # into the message, when that is packed
         # numpy has no bfloat16: its bytes cross as 16-bit integers.
         array = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-        return bytes(array.numpy().tobytes())
+        content: Any = array.contiguous().numpy()
+        return memoryview(content).cast("B")
 
-    def unpack(self, field: str, spec: TensorSpec, payload: bytes | int) -> torch.Tensor:
+    def unpack(self, field: str, spec: TensorSpec, payload: Payload) -> torch.Tensor:
         if not isinstance(payload, bytes):
             raise ProtocolError(field, "must be bytes: this transport shares no memory")
         self.payload_copies += 1  # out of the message
@@ -119,5 +120,5 @@ class ZmqServer(_ZmqChannel, ServerChannel):
                 f"endpoint: cannot listen at {endpoint} ({error.strerror})"
             ) from error
 
-    def destination(self, index: int, spec: TensorSpec, places: Sequence[Any]) -> torch.Tensor:
+    def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:
         return self.empty(spec)

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import functools
 import gc
-import glob
 import mmap
 import os
 import select
@@ -33,6 +32,7 @@ from runtime.endpoints import connect, parse_endpoint
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.operations import Call, output_specs
 from runtime.tensors import DTYPE_NAMES, DTYPES, TensorSpec
+from runtime.transports.base import ClientChannel
 from runtime.transports.shared_memory import SharedMemoryClient
 
 MODEL = "tiny"
@@ -144,7 +144,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bo
 
 def leftovers(folder: Path) -> list[str]:
     """What the runtime keeps in a temporary folder."""
-    return glob.glob(f"{folder}/**/*", recursive=True)
+    return [str(path) for path in folder.rglob("*")]
 
 
 # A real worker, and an attacker in the trusted side's place ------------------------------------------
@@ -403,6 +403,14 @@ class FakeWorker(ABC):
     def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
         """Shake hands with this worker."""
 
+    def _greeted(self, channel: ClientChannel, *closing: Callable[[], object]) -> SplitLlama:
+        with ExitStack() as cleanup:
+            for close in reversed(closing):
+                cleanup.callback(close)
+            llama = SplitLlama(self.checkpoint, self.stage, channel, "cpu", cleanup)
+            llama._cleanup = cleanup.pop_all()
+        return llama
+
     def _answer(self, raw: bytes) -> bytes | list[bytes] | None:
         request = msgpack.unpackb(raw)
         if "hello" in request:
@@ -432,11 +440,7 @@ class FakeSeqpacketWorker(FakeWorker):
         thread.start()
         channel = SharedMemoryClient(ours)
         channel.set_timeout(timeout_s)
-        with ExitStack() as cleanup:
-            cleanup.callback(thread.join, PATIENCE_S)
-            cleanup.callback(channel.close)
-            return SplitLlama(self.checkpoint, self.stage, channel, "cpu", cleanup.pop_all())
-        raise AssertionError
+        return self._greeted(channel, channel.close, lambda: thread.join(PATIENCE_S))
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -457,6 +461,7 @@ class FakeZmqWorker(FakeWorker):
         self._context = zmq.Context()
         # A ROUTER can leave a request unanswered; REP could not go on after that.
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind(self.endpoint)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -467,10 +472,7 @@ class FakeZmqWorker(FakeWorker):
     def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
         channel = connect(parse_endpoint(self.endpoint, self.stage.transport))
         channel.set_timeout(timeout_s)
-        with ExitStack() as cleanup:
-            cleanup.callback(channel.close)
-            return SplitLlama(self.checkpoint, self.stage, channel, "cpu", cleanup.pop_all())
-        raise AssertionError
+        return self._greeted(channel, channel.close)
 
     def _serve(self) -> None:
         with contextlib.suppress(zmq.ContextTerminated), self.socket:

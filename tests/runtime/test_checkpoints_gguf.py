@@ -149,7 +149,7 @@ def test_frequencies_stored_as_a_tensor(tmp_path: Path) -> None:
     config = load_checkpoint(tmp_path / "scaled.gguf").config
     cos, sin = RotaryEmbedding(config).tables(128)
     frequencies = 5000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM) / factors
-    angles = torch.from_numpy(np.tile(np.outer(np.arange(128), frequencies), 2))
+    angles = torch.from_numpy(np.outer(np.arange(128), frequencies))
     torch.testing.assert_close(cos.double(), angles.cos(), atol=1e-4, rtol=0)
     torch.testing.assert_close(sin.double(), angles.sin(), atol=1e-4, rtol=0)
 

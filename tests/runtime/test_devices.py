@@ -1,85 +1,133 @@
-"""The untrusted hardware: every operation, and how exact the CPU's matrix kernels are."""
+"""The untrusted hardware: every operation, and how exact the CPU's kernels are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint
 from runtime.devices import open_device
+from runtime.devices.amx import AmxKernels, load_amx_kernels
 from runtime.devices.base import Device
-from runtime.devices.cpu_linear import (
-    LinearKernel,
-    NativeLinear,
-    SplitLinear,
-    choose_linear_kernel,
-)
+from runtime.devices.cpu import choose_kernels
+from runtime.devices.layer_kernels import Activation, LayerKernels, TorchKernels
 from runtime.devices.scratch import Scratch
 from runtime.errors import InputError, ProtocolError, SplitError
 from runtime.operations import Call, output_specs
 from runtime.tensors import TensorSpec
 from tests.runtime.models import DEVICES, random_ids, small_config, write_model
 
-RANDOM = settings(max_examples=30, deadline=None, derandomize=True)
-HAS_SPLIT_KERNEL = isinstance(choose_linear_kernel(torch.float32, Scratch()), SplitLinear)
-
-needs_split_kernel = pytest.mark.skipif(
-    not HAS_SPLIT_KERNEL, reason="needs a processor with matrix tiles (AMX) and MKL"
+RANDOM = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-KERNELS = ("native-float32", "native-bfloat16", pytest.param("split", marks=needs_split_kernel))
 
-# Of the sum of the absolute products: the largest error of any element. A split product leaves out
-# 2**-16; a bfloat16 product rounds its result; all of them sum in float32.
-LARGEST_ERROR = {"native-float32": 2**-20, "native-bfloat16": 2**-8, "split": 2**-16}
+# Tiles are 32 rows by 32 columns over 32 inner elements, and kernels work in blocks of those.
+row_counts = st.one_of(st.integers(1, 100), st.sampled_from((255, 256, 257, 513)))
+inner_sizes = st.one_of(st.integers(1, 300), st.sampled_from((1023, 1024, 1025, 1056, 2080)))
+column_counts = st.integers(1, 100)
+seeds = st.integers(0, 1000)
 
-
-def make_kernel(name: str) -> LinearKernel:
-    if name == "split":
-        return choose_linear_kernel(torch.float32, Scratch())
-    return NativeLinear(dtype_of(name))
-
-
-def dtype_of(kernel: str) -> torch.dtype:
-    return torch.bfloat16 if kernel == "native-bfloat16" else torch.float32
+FLOAT32_PRODUCT = 2**-20  # summed in float32
+# Each half is rounded to 2**-8 of itself: left out are the product of the two low halves, and what
+# either of them lost.
+SPLIT_PRODUCT = 3 * 2**-16
+BFLOAT16_RESULT = 2**-8  # rounded once, give or take
 
 
 def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """Kernels under test, and how far their results may be off: a share of what is summed."""
+
+    name: str
+    dtype: torch.dtype
+    error: float
+    make: Callable[[], LayerKernels]
+
+    def normal(self, *shape: int, seed: int) -> torch.Tensor:
+        return normal(*shape, seed=seed, dtype=self.dtype)
+
+
+@pytest.fixture(
+    scope="module", params=["torch-float32", "torch-bfloat16", "amx-float32", "amx-bfloat16"]
+)
+def tested(request: pytest.FixtureRequest) -> Kernels:
+    name: str = request.param
+    if name == "torch-float32":
+        return Kernels(
+            name, torch.float32, FLOAT32_PRODUCT, lambda: TorchKernels(torch.float32, Scratch())
+        )
+    if name == "torch-bfloat16":
+        return Kernels(
+            name, torch.bfloat16, BFLOAT16_RESULT, lambda: TorchKernels(torch.bfloat16, Scratch())
+        )
+    library = load_amx_kernels()
+    if library is None:
+        pytest.skip("needs a processor with matrix tiles (AMX) and a C compiler")
+    dtype, error = (
+        (torch.float32, SPLIT_PRODUCT)
+        if name == "amx-float32"
+        else (torch.bfloat16, BFLOAT16_RESULT)
+    )
+    return Kernels(name, dtype, error, lambda: AmxKernels(dtype, Scratch(), library))
+
+
 def assert_product(
-    kernel: str,
     actual: torch.Tensor,
     x: torch.Tensor,
     weight: torch.Tensor,
     *added: torch.Tensor,
+    error: float,
 ) -> None:
-    """``actual`` is x weight^T and all that is ``added``, as exactly as this kernel promises."""
+    """``actual`` is x weight^T and all that is ``added``, within ``error`` of the terms' sizes."""
     exact, size = x.double() @ weight.double().t(), x.double().abs() @ weight.double().abs().t()
     for term in added:
         exact, size = exact + term.double(), size + term.double().abs()
-    # Each term that is added rounds once more.
-    allowed = size * (LARGEST_ERROR[kernel] * (1 + len(added)))
+    # Each term that is added may round once more.
+    allowed = size * (error * (1 + len(added)))
     assert bool(((actual.double() - exact).abs() <= allowed).all())
 
 
-@pytest.mark.parametrize("name", KERNELS)
+def values_of(kernels: LayerKernels, activation: Activation, like: torch.Tensor) -> torch.Tensor:
+    """An activation's values, in the shape and type of ``like``: multiplied by one."""
+    identity = torch.eye(like.shape[1], dtype=like.dtype)
+    out = torch.full_like(like, torch.nan)
+    kernels.linear(activation, kernels.pack(identity, None), out)
+    return out
+
+
+def assert_values(actual: torch.Tensor, exact: torch.Tensor, error: float) -> None:
+    """Each value is within ``error`` of itself; tiny ones, of a thousandth of the largest."""
+    size = exact.abs().clamp(min=float(exact.abs().max()) * 1e-3)
+    assert bool(((actual.double() - exact).abs() <= error * size).all())
+
+
+# The CPU's kernels
+
+
 @given(
-    rows=st.integers(1, 100),
-    inner=st.integers(1, 300),
-    columns=st.integers(1, 100),
+    rows=row_counts,
+    inner=inner_sizes,
+    columns=column_counts,
     biased=st.booleans(),
     residual=st.sampled_from((None, "apart", "in place")),
-    seed=st.integers(0, 1000),
+    seed=seeds,
 )
 @RANDOM
 def test_linear_is_its_formula(
-    name: str,
+    tested: Kernels,
     rows: int,
     inner: int,
     columns: int,
@@ -87,19 +135,18 @@ def test_linear_is_its_formula(
     residual: str | None,
     seed: int,
 ) -> None:
-    kernel, dtype = make_kernel(name), dtype_of(name)
-    x, weight = normal(rows, inner, seed=seed, dtype=dtype), normal(columns, inner, seed=seed + 1)
-    weight = weight.to(dtype)
-    bias = normal(columns, seed=seed + 2, dtype=dtype) if biased else None
-    before = normal(rows, columns, seed=seed + 3, dtype=dtype)
+    kernels = tested.make()
+    x, weight = tested.normal(rows, inner, seed=seed), tested.normal(columns, inner, seed=seed + 1)
+    bias = tested.normal(columns, seed=seed + 2) if biased else None
+    before = tested.normal(rows, columns, seed=seed + 3)
     out = before.clone() if residual == "in place" else torch.full_like(before, torch.nan)
     given_residual = {None: None, "apart": before.clone(), "in place": out}[residual]
 
     x_before, weight_before = x.clone(), weight.clone()
-    kernel.apply(kernel.prepare(x), kernel.pack(weight, bias), out, given_residual)
+    kernels.linear(kernels.activation(x), kernels.pack(weight, bias), out, given_residual)
 
     added = ([] if bias is None else [bias]) + ([] if residual is None else [before])
-    assert_product(name, out, x, weight, *added)
+    assert_product(out, x, weight, *added, error=tested.error)
     assert torch.equal(x, x_before)
     assert torch.equal(weight, weight_before)
     if residual == "apart":
@@ -107,66 +154,155 @@ def test_linear_is_its_formula(
         assert torch.equal(given_residual, before)
 
 
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("rows", [1, 31, 32, 33, 500])
-def test_linear_of_few_and_many_rows(name: str, rows: int) -> None:
-    kernel, dtype = make_kernel(name), dtype_of(name)
-    x, weight = normal(rows, 576, seed=0, dtype=dtype), normal(192, 576, seed=1, dtype=dtype)
-    out = torch.full((rows, 192), torch.nan, dtype=dtype)
-    kernel.apply(kernel.prepare(x), kernel.pack(weight, None), out)
-    assert_product(name, out, x, weight)
+def test_linear_writes_nothing_beyond_its_result(tested: Kernels) -> None:
+    kernels = tested.make()
+    x, weight = tested.normal(33, 40, seed=0), tested.normal(50, 40, seed=1)
+    room = torch.full((100, 50), 7.0, dtype=tested.dtype)
+    kernels.linear(kernels.activation(x), kernels.pack(weight, None), room[30:63])
+    assert_product(room[30:63], x, weight, error=tested.error)
+    assert bool((room[:30] == 7).all())
+    assert bool((room[63:] == 7).all())
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_an_input_that_layers_share_is_prepared_once(name: str) -> None:
-    kernel, dtype = make_kernel(name), dtype_of(name)
-    x = normal(64, 48, seed=0, dtype=dtype)
-    weights = [normal(columns, 48, seed=columns, dtype=dtype) for columns in (64, 32, 80)]
-    packed = [kernel.pack(weight, None) for weight in weights]
-    prepared = kernel.prepare(x)
+def test_layers_may_share_an_activation(tested: Kernels) -> None:
+    kernels = tested.make()
+    x = tested.normal(64, 48, seed=0)
+    weights = [tested.normal(columns, 48, seed=columns) for columns in (64, 32, 80)]
+    packed = [kernels.pack(weight, None) for weight in weights]
+    shared = kernels.activation(x)
     for weight, linear in zip(weights, packed, strict=True):
-        out = torch.full((64, len(weight)), torch.nan, dtype=dtype)
-        kernel.apply(prepared, linear, out)
-        assert_product(name, out, x, weight)
+        out = torch.full((64, len(weight)), torch.nan, dtype=tested.dtype)
+        kernels.linear(shared, linear, out)
+        assert_product(out, x, weight, error=tested.error)
+
+
+def test_what_was_in_memory_before_does_not_matter(tested: Kernels) -> None:
+    kernels = tested.make()
+    weight = kernels.pack(tested.normal(40, 50, seed=1), None)
+    x = tested.normal(33, 50, seed=0)
+    fresh, used = (torch.full((33, 40), torch.nan, dtype=tested.dtype) for _ in range(2))
+    kernels.linear(kernels.activation(x), weight, fresh)
+    nans = torch.full((200, 300), torch.nan, dtype=tested.dtype)
+    kernels.activation(nans)
+    kernels.normed(nans, nans[0], 1e-5)
+    kernels.gated(nans)
+    kernels.linear(kernels.activation(x), weight, used)
+    assert torch.equal(fresh, used)
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e3, 1e15])
-@needs_split_kernel
-def test_split_products_are_as_exact_at_any_size(scale: float) -> None:
-    kernel = make_kernel("split")
-    x, weight = normal(64, 100, seed=0) * scale, normal(50, 100, seed=1)
-    out = torch.full((64, 50), torch.nan)
-    kernel.apply(kernel.prepare(x), kernel.pack(weight, None), out)
-    assert_product("split", out, x, weight)
+def test_products_are_as_exact_at_any_size(tested: Kernels, scale: float) -> None:
+    kernels = tested.make()
+    x, weight = tested.normal(64, 100, seed=0) * scale, tested.normal(50, 100, seed=1)
+    out = torch.full((64, 50), torch.nan, dtype=tested.dtype)
+    kernels.linear(kernels.activation(x), kernels.pack(weight, None), out)
+    assert_product(out, x, weight, error=tested.error)
 
 
-@needs_split_kernel
-def test_weights_that_were_bfloat16_need_one_product_less() -> None:
-    kernel = make_kernel("split")
-    weight = normal(50, 100, seed=1)
+def test_weights_that_were_bfloat16_need_one_product_less(tested: Kernels) -> None:
+    if tested.name != "amx-float32":
+        pytest.skip("only kernels that split float32 make several products")
+    kernels = tested.make()
+    weight = tested.normal(50, 100, seed=1)
     exact_in_bfloat16 = weight.bfloat16().float()
-    assert len(kernel.pack(weight, None).packed) == 2
-    packed = kernel.pack(exact_in_bfloat16, None)
-    assert len(packed.packed) == 1
-    x, out = normal(64, 100, seed=0), torch.full((64, 50), torch.nan)
-    kernel.apply(kernel.prepare(x), packed, out)
-    assert_product("split", out, x, exact_in_bfloat16)
+    assert len(kernels.pack(weight, None).parts) == 2
+    packed = kernels.pack(exact_in_bfloat16, None)
+    assert len(packed.parts) == 1
+    x, out = tested.normal(64, 100, seed=0), torch.full((64, 50), torch.nan)
+    kernels.linear(kernels.activation(x), packed, out)
+    assert_product(out, x, exact_in_bfloat16, error=tested.error)
 
 
-@needs_split_kernel
-def test_split_products_of_few_rows_are_float32_itself() -> None:
-    kernel = make_kernel("split")
-    x, weight = normal(8, 300, seed=0), normal(50, 300, seed=1)
-    out = torch.empty(8, 50)
-    kernel.apply(kernel.prepare(x), kernel.pack(weight, None), out)
-    assert_product("native-float32", out, x, weight)
+@given(rows=st.integers(1, 100), features=st.integers(1, 200), seed=seeds)
+@RANDOM
+def test_an_activation_holds_its_rows(tested: Kernels, rows: int, features: int, seed: int) -> None:
+    kernels = tested.make()
+    x = tested.normal(rows, features, seed=seed)
+    assert_values(values_of(kernels, kernels.activation(x), x), x.double(), tested.error)
+
+
+@given(
+    rows=st.integers(1, 100),
+    features=st.integers(1, 300),
+    scale=st.sampled_from((1e-3, 1.0, 1e3)),
+    eps=st.sampled_from((1e-6, 1e-2)),
+    seed=seeds,
+)
+@RANDOM
+def test_normed_is_its_formula(
+    tested: Kernels, rows: int, features: int, scale: float, eps: float, seed: int
+) -> None:
+    kernels = tested.make()
+    x = tested.normal(rows, features, seed=seed) * scale
+    weight = tested.normal(features, seed=seed + 1)
+    before = x.clone()
+    exact = x.double()
+    exact = exact / (exact.square().mean(-1, keepdim=True) + eps).sqrt() * weight.double()
+    actual = values_of(kernels, kernels.normed(x, weight, eps), x)
+    assert_values(actual, exact, 3 * tested.error)
+    assert torch.equal(x, before)
+
+
+@given(
+    rows=st.integers(1, 100),
+    features=st.integers(1, 200),
+    scale=st.sampled_from((1e-3, 1.0, 30.0)),
+    seed=seeds,
+)
+@RANDOM
+def test_gated_is_its_formula(
+    tested: Kernels, rows: int, features: int, scale: float, seed: int
+) -> None:
+    kernels = tested.make()
+    x = tested.normal(rows, 2 * features, seed=seed) * scale
+    before = x.clone()
+    gate, up = x.double().chunk(2, dim=-1)
+    exact = gate * torch.sigmoid(gate) * up
+    actual = values_of(kernels, kernels.gated(x), x[:, :features].contiguous())
+    assert_values(actual, exact, 3 * tested.error)
+    assert torch.equal(x, before)
+
+
+def test_gated_of_extreme_gates(tested: Kernels) -> None:
+    kernels = tested.make()
+    gate = torch.tensor([[-1e10, -1e4, -100.0, -88.5, 0.0, 88.5, 100.0, 1e4, 1e10]]).to(
+        tested.dtype
+    )
+    out = values_of(kernels, kernels.gated(torch.cat((gate, torch.ones_like(gate)), -1)), gate)
+    expected = gate.clamp(min=0).double()
+    assert bool(((out.double() - expected).abs() <= tested.error * expected + 1e-30).all())
+
+
+@given(
+    batch=st.integers(1, 3),
+    tokens=st.integers(1, 40),
+    heads=st.integers(1, 4),
+    others=st.integers(0, 3),
+    half=st.integers(1, 40),
+    seed=seeds,
+)
+@RANDOM
+def test_rotate_turns_the_first_heads_in_place(
+    tested: Kernels, batch: int, tokens: int, heads: int, others: int, half: int, seed: int
+) -> None:
+    kernels = tested.make()
+    x = tested.normal(batch, tokens, heads + others, 2 * half, seed=seed)
+    angles = torch.arange(tokens)[:, None] * 100.0 ** -(torch.arange(half) / half)
+    cos, sin = angles.cos(), angles.sin()
+    left, right = x[:, :, :heads].double().chunk(2, dim=-1)
+    c, s = cos[:, None].double(), sin[:, None].double()
+    exact = torch.cat((left * c - right * s, right * c + left * s), dim=-1)
+    untouched = x[:, :, heads:].clone()
+    kernels.rotate(x, heads, cos, sin)
+    assert torch.equal(x[:, :, heads:], untouched)
+    # Rounded are the tables, each product, and the sum.
+    allowed = 3 * tested.error * float(exact.abs().max())
+    assert float((x[:, :, :heads].double() - exact).abs().max()) <= allowed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_chosen_kernel_has_a_name_for_people(dtype: torch.dtype) -> None:
-    kernel = choose_linear_kernel(dtype, Scratch())
-    assert str(dtype).removeprefix("torch.") in kernel.name
-    assert dtype == torch.float32 or isinstance(kernel, NativeLinear)
+def test_the_chosen_kernels_have_a_name_for_people(dtype: torch.dtype) -> None:
+    assert str(dtype).removeprefix("torch.") in choose_kernels(dtype, Scratch()).name
 
 
 def test_scratch_memory_is_used_again() -> None:
@@ -257,7 +393,7 @@ def test_batch_linear_applies_modules_in_the_order_asked(
     bias = torch.cat([checkpoint.tensor(f"{prefix}.bias") for prefix in prefixes])
     x = normal(2, tokens, weight.shape[1], seed=0)
     out = run(by_operation, checkpoint, Call("batch_linear", layer, modules), x)
-    assert_product("split", out.flatten(0, 1), x.flatten(0, 1), weight, bias)
+    assert_product(out.flatten(0, 1), x.flatten(0, 1), weight, bias, error=SPLIT_PRODUCT)
 
 
 @pytest.mark.parametrize("transpose_b", [False, True])
@@ -268,13 +404,13 @@ def test_matmul_multiplies_each_pair(
     given_b = b.transpose(1, 2).contiguous() if transpose_b else b
     out = run(by_operation, checkpoint, Call("matmul", 0, transpose_b=transpose_b), a, given_b)
     for index in range(4):
-        assert_product("native-float32", out[index], a[index], b[index].t())
+        assert_product(out[index], a[index], b[index].t(), error=FLOAT32_PRODUCT)
 
 
 def test_lm_head_is_its_formula(by_operation: Device, checkpoint: Checkpoint) -> None:
     x = normal(3, 48, seed=0)
     out = run(by_operation, checkpoint, Call("lm_head"), x)
-    assert_product("native-float32", out, x, checkpoint.tensor("lm_head.weight"))
+    assert_product(out, x, checkpoint.tensor("lm_head.weight"), error=FLOAT32_PRODUCT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

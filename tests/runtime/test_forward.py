@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from runtime import STAGES, SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint, ModelConfig
+from runtime.devices.cpu import CpuDevice
 from runtime.errors import InputError
 from runtime.rope import max_length
 from runtime.trace import Totals
@@ -374,6 +375,23 @@ def test_logits_belong_to_the_caller(llama: SplitLlama) -> None:
     expected = llama.forward([1, 2, 3]).clone()
     llama.forward([1, 2, 3]).zero_()
     assert torch.equal(llama.forward([1, 2, 3]), expected)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_logits_are_out_of_the_worker_s_reach(
+    checkpoint: Checkpoint, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[torch.Tensor] = []
+    monkeypatch.setattr(CpuDevice, "register", lambda _, memory: shared.append(memory))
+    with serve_in_thread(checkpoint, stage) as served:
+        logits = served.forward([1, 2, 3])
+        copy = logits.clone()
+        for memory in shared:
+            memory.fill_(0xFF)
+        assert torch.equal(logits, copy)
+        assert bool(shared) == (STAGES[stage].transport == "shared-memory")
+        shared.clear()
+        assert torch.equal(served.forward([1, 2, 3]), copy)
 
 
 def test_logits_outlive_the_llama(checkpoint: Checkpoint) -> None:

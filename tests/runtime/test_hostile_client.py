@@ -189,7 +189,8 @@ def malformed(draw: st.DrawFn, shared: bool) -> Malformed:
         kinds += [bad_dtype, bad_shape, bad_payload, bad_payload]
     if fields["outputs"]:
         kinds += [bad_place, bad_place]
-    return draw(draw(st.sampled_from(kinds))(name, fields, shared))
+    message: Malformed = draw(draw(st.sampled_from(kinds))(name, fields, shared))
+    return message
 
 
 Strategy = st.SearchStrategy[Malformed]
@@ -198,7 +199,9 @@ Strategy = st.SearchStrategy[Malformed]
 @st.composite
 def no_message(draw: st.DrawFn, name: str, fields: Fields, shared: bool) -> Malformed:
     length = len(packed(fields))
-    kind = draw(st.sampled_from(("truncated", "extended", "random", "not a map", "deep", "oversized")))
+    kind = draw(
+        st.sampled_from(("truncated", "extended", "random", "not a map", "deep", "oversized"))
+    )
     if kind == "truncated":
         keep = draw(st.integers(1, length - 1))
         return Malformed(f"{name} cut to {keep} bytes", fields, "message", lambda raw: raw[:keep])
@@ -209,7 +212,9 @@ def no_message(draw: st.DrawFn, name: str, fields: Fields, shared: bool) -> Malf
         raw = draw(st.binary(min_size=1, max_size=300))
         return Malformed(f"{raw!r}", fields, ".*", lambda _: raw)
     if kind == "deep":
-        raw = draw(st.sampled_from((b"\x91", b"\x81\xa1a"))) * draw(st.integers(1, 20_000)) + b"\xc0"
+        raw = (
+            draw(st.sampled_from((b"\x91", b"\x81\xa1a"))) * draw(st.integers(1, 20_000)) + b"\xc0"
+        )
         return Malformed(f"{len(raw)} deep bytes", fields, "[a-z]+", lambda _: raw)
     if kind == "oversized" and shared:
         more = bytes(draw(st.integers(64 * 1024 - length + 1, 128 * 1024)))

@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -93,6 +93,17 @@ def hello_fields(**changes: Any) -> dict[str, Any]:
     return {**fields, **changes}
 
 
+def refused_field(parse: Callable[[Any], object], value: object) -> str | None:
+    """The field for which ``parse`` refuses ``value``, None where it takes it."""
+    try:
+        parse(value)
+    except ProtocolError as error:
+        return error.field
+    except HandshakeError as error:
+        return str(error).partition(":")[0]
+    return None
+
+
 @given(requests())
 def test_a_request_arrives_as_it_was_sent(request_: Request) -> None:
     assert Request.parse(unpackb(request_.encode())) == request_
@@ -136,12 +147,8 @@ def test_results_are_no_refusal() -> None:
 @settings(max_examples=500)
 @given(st.binary(max_size=200) | VALUES.map(packed))
 def test_any_bytes_are_a_map_or_refused(raw: bytes) -> None:
-    try:
-        fields = unpackb(raw)
-    except ProtocolError as error:
-        assert error.field == "message"
-    else:
-        assert type(fields) is dict
+    field = refused_field(unpackb, raw)
+    assert field == "message" if field else type(unpackb(raw)) is dict
 
 
 @pytest.mark.parametrize(
@@ -184,20 +191,15 @@ def test_any_value_in_a_request_is_taken_or_refused_by_name(
         inputs[data.draw(st.integers(0, len(inputs) - 1))][part] = data.draw(VALUES)
     else:
         fields[changed] = data.draw(VALUES)
-    try:
-        Request.parse(fields)
-    except ProtocolError as error:
-        assert error.field.startswith(changed)
-        assert FIELD.fullmatch(error.field)
+    field = refused_field(Request.parse, fields)
+    assert not field or (field.startswith(changed) and FIELD.fullmatch(field))
 
 
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(reply_fields())), VALUES)
 def test_any_value_in_a_reply_is_taken_or_refused_by_name(changed: str, value: Any) -> None:
-    try:
-        Reply.parse(reply_fields(**{changed: value}))
-    except ProtocolError as error:
-        assert error.field.startswith(changed)
+    field = refused_field(Reply.parse, reply_fields(**{changed: value}))
+    assert not field or field.startswith(changed)
 
 
 @settings(max_examples=200)
@@ -211,14 +213,10 @@ def test_any_error_field_is_a_refusal_or_refused(value: Any) -> None:
 @given(st.sampled_from(sorted(hello_fields())), VALUES)
 def test_any_value_in_a_hello_is_taken_or_refused_by_name(changed: str, value: Any) -> None:
     own = Hello.parse(hello_fields())
-    try:
-        Hello.parse(hello_fields(**{changed: value})).check_against(own)
-    except ProtocolError as error:
-        assert error.field == changed
-    except HandshakeError as error:
-        assert str(error).startswith(changed)
-    else:
-        assert value == getattr(own, changed)
+    field = refused_field(
+        lambda fields: Hello.parse(fields).check_against(own), hello_fields(**{changed: value})
+    )
+    assert field.startswith(changed) if field else value == getattr(own, changed)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +295,7 @@ def test_a_deeply_nested_configuration_is_refused_by_name(depth: int) -> None:
 @pytest.mark.parametrize("name", ["vocab_size", "a" * 10**6], ids=["value", "name"])
 def test_an_overlong_configuration_makes_no_overlong_error(name: str) -> None:
     theirs = Hello.parse(hello_fields(config={name: "x" * 10**6}))
-    with pytest.raises(HandshakeError, match="^config") as caught:
+    with pytest.raises(HandshakeError, match=r"^config") as caught:
         theirs.check_against(Hello.parse(hello_fields()))
     assert len(str(caught.value)) < 10_000
 

@@ -179,6 +179,15 @@ def test_causal_softmax_of_equal_scores_is_uniform(tokens: int, value: float) ->
     torch.testing.assert_close(out, uniform.expand_as(out), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("tokens", [1, 64, 65, 200])
+def test_causal_softmax_leaves_the_scores_as_they_are(tokens: int) -> None:
+    # They may lie in a message's immutable bytes.
+    scores = normal(2, tokens, tokens, seed=0)
+    before = scores.clone()
+    causal_softmax(scores, torch.empty_like(scores))
+    assert torch.equal(scores, before)
+
+
 def test_causal_softmax_does_not_read_the_future() -> None:
     past = normal(2, 100, 100, seed=0)
     future = torch.ones(100, 100, dtype=torch.bool).triu(1)

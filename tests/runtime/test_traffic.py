@@ -204,6 +204,25 @@ def test_shapes_may_come_in_any_order(llama: SplitLlama, shapes: list[tuple[int,
 
 # Shared memory
 
+# Batch, tokens, and fields that make one tensor of tens of megabytes outweigh all others.
+WIDE: dict[str, tuple[int, int, dict[str, int]]] = {
+    "attention weights": (1, 700, {"num_attention_heads": 12, "num_key_value_heads": 3}),
+    "queries, keys and values": (3, 160, {"num_key_value_heads": 4, "head_dim": 1024}),
+    "hidden states": (1, 700, {"hidden_size": 6000}),
+    "the MLP": (2, 250, {"intermediate_size": 12_000}),
+    "logits": (100, 1, {"vocab_size": 60_000}),
+}
+
+
+@pytest.mark.parametrize("stage", ["shared-memory", "fused", "bf16"])
+@pytest.mark.parametrize("what", WIDE)
+def test_live_memory_suffices_whatever_is_large(stage: str, what: str) -> None:
+    batch, tokens, fields = WIDE[what]
+    config = small_config(max_position_embeddings=1024, **fields)
+    with temporary_model(config) as checkpoint, serve_in_thread(checkpoint, stage) as served:
+        served.forward(random_ids(config, batch, tokens))
+        assert measured(served) == forward_traffic(config, STAGES[stage], tokens, batch)
+
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_live_memory_is_bounded_by_the_largest_call(stage: str) -> None:
