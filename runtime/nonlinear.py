@@ -45,7 +45,7 @@ def causal_softmax(scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     future = torch.full((_ROWS, _ROWS), float("-inf"), dtype=scores.dtype).triu_(1)
     for begin in range(0, tokens, _ROWS):
         end = min(begin + _ROWS, tokens)
-        visible = scores[:, begin:end, :end].contiguous()
+        visible = scores[:, begin:end, :end].clone(memory_format=torch.contiguous_format)
         visible[..., begin:].add_(future[: end - begin, : end - begin])
         out[:, begin:end, :end] = torch.softmax(visible, dim=-1, out=visible)
         out[:, begin:end, end:].zero_()

@@ -139,7 +139,7 @@ class SplitLlama:
             llama._cleanup = cleanup.pop_all()
             return llama
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, input_ids: TokenIds) -> torch.Tensor:
         """Return the logits of each prompt's last position, (batch, vocabulary) float32.
 

@@ -2,8 +2,9 @@
  *
  * Activations and weights are bfloat16 here. A float32 value is carried as two of them, x = high + low, and
  * a float32 product is three tile products that are summed in float32 registers before anything is
- * written: high high' + high low' + low high'. What is left out, low low', is below 2^-16 of the product.
- * Where there is no low half (NULL), one product is made.
+ * written: high high' + high low' + low high'. Each half is rounded to 2^-9 of itself, so that the two keep
+ * 2^-18 of the value, and the product that is left out, low low', is below 2^-18 of the whole.
+ * Where there is no low half (NULL), its products are left out.
  *
  * Activations: (rows padded to 32, inner padded to 32), row-major, padding columns zero.
  * Weights: per 32 output columns, per 32 inner elements, two tiles of 16 pairs x 16 columns x 2.

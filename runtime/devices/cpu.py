@@ -76,15 +76,30 @@ class CpuDevice(Device):
         batch, tokens, _ = x.shape
         rows = batch * tokens
         x, out = x.view(rows, -1), out.view(rows, -1)
+        # The sum over all layers so far, and where this layer's terms are added to it.
+        before, after = (x, out) if self.dtype == torch.float32 else self._recalled(x)
 
-        normed = kernels.normed(x, attention_norm, config.rms_norm_eps)
+        normed = kernels.normed(before, attention_norm, config.rms_norm_eps)
         attended = self._attention(normed, linears["qkv"], batch, tokens)
-        kernels.linear(kernels.activation(attended), linears["o"], out, residual=x)
+        kernels.linear(kernels.activation(attended), linears["o"], after, residual=before)
 
-        normed = kernels.normed(out, mlp_norm, config.rms_norm_eps)
+        normed = kernels.normed(after, mlp_norm, config.rms_norm_eps)
         gate_up = self._scratch.empty("gate_up", (rows, 2 * config.intermediate_size), self.dtype)
         kernels.linear(normed, linears["gate_up"], gate_up)
-        kernels.linear(kernels.gated(gate_up), linears["down"], out, residual=out)
+        kernels.linear(kernels.gated(gate_up), linears["down"], after, residual=after)
+        if after is not out:
+            out.copy_(after)
+
+    def _recalled(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the float32 sum whose rounding ``x`` is, twice: it is added to in place.
+
+        The wire rounds the residual sum to bfloat16 after each layer, and those errors add up to more than
+        all others. So the device remembers what it rounded, and goes on from there if that comes back.
+        """
+        remembered = self._scratch.empty("residual", x.shape, torch.float32)
+        if not torch.equal(remembered.to(x.dtype), x):
+            remembered.copy_(x)
+        return remembered, remembered
 
     def _attention(
         self, normed: Activation, linear: Linear, batch: int, tokens: int

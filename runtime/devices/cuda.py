@@ -151,36 +151,39 @@ class CudaDevice(Device):
     def _capture(self, shape: torch.Size) -> list[_LayerGraph]:
         cos, sin = (table.to(self._gpu, self.dtype) for table in self._rope.tables(shape[1]))
         x = torch.zeros(shape, dtype=self.dtype, device=self._gpu)
+        residual = torch.zeros(shape, dtype=torch.float32, device=self._gpu)
         # Libraries choose kernels and take work memory on first use; neither may happen within a capture.
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                self._layer(0, x, cos, sin)
+                self._layer(0, residual, cos, sin)
         torch.cuda.current_stream().wait_stream(side)
 
         graphs: list[_LayerGraph] = []
-        pool = (
-            torch.cuda.graph_pool_handle()
-        )  # layers run one after another: they share work memory
+        # Layers run one after another: they share work memory.
+        pool = torch.cuda.graph_pool_handle()
         out = torch.empty_like(x)
         for layer in range(self._config.num_layers):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                out.copy_(self._layer(layer, x, cos, sin))
+                # As on the CPU: go on from the sum that was rounded for the wire, if that comes back.
+                same = (residual.to(self.dtype) == x).all()
+                residual.copy_(self._layer(layer, torch.where(same, residual, x), cos, sin))
+                out.copy_(residual)
             graphs.append(_LayerGraph(graph, x, out))
         return graphs
 
     def _layer(
         self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> torch.Tensor:
+        """Apply one layer to the float32 residual sum (batch, tokens, hidden)."""
         config, linears = self._config, self._layers[layer]
         attention_norm, mlp_norm = self._norms[layer]
         batch, tokens, _ = x.shape
         heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
 
-        normed = functional.rms_norm(x, (config.hidden_size,), attention_norm, config.rms_norm_eps)
-        projected = functional.linear(normed, *linears["qkv"])
+        projected = functional.linear(self._normed(x, attention_norm), *linears["qkv"])
         by_head = projected.view(batch, tokens, heads + 2 * kv_heads, size).transpose(1, 2)
         turning = by_head[:, : heads + kv_heads]
         rotated = apply_rope(turning, cos, sin, torch.empty_like(turning))
@@ -194,6 +197,11 @@ class CudaDevice(Device):
         joined = attended.transpose(1, 2).reshape(batch, tokens, heads * size)
         x = x + functional.linear(joined, *linears["o"])
 
-        normed = functional.rms_norm(x, (config.hidden_size,), mlp_norm, config.rms_norm_eps)
-        gate, up = functional.linear(normed, *linears["gate_up"]).chunk(2, dim=-1)
+        gate, up = functional.linear(self._normed(x, mlp_norm), *linears["gate_up"]).chunk(
+            2, dim=-1
+        )
         return x + functional.linear(functional.silu(gate) * up, *linears["down"])
+
+    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        eps = self._config.rms_norm_eps
+        return functional.rms_norm(x, weight.shape, weight, eps).to(self.dtype)

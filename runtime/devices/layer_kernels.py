@@ -66,7 +66,7 @@ class LayerKernels(ABC):
     ) -> None:
         """Write x weight^T + bias into ``out`` (rows, out features), plus ``residual`` where given.
 
-        ``residual`` may be ``out`` itself.
+        ``residual`` has the element type of ``out``, and may be ``out`` itself.
         """
 
 
@@ -84,8 +84,9 @@ class TorchKernels(LayerKernels):
         return Activation(x.shape[0], (x,))
 
     def normed(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Activation:
-        out = self._scratch.empty("normed", x.shape, x.dtype)
-        return self.activation(nonlinear.rms_norm(x, weight, eps, out))
+        # In the residual sum's own precision, and rounded once.
+        made = nonlinear.rms_norm(x, weight, eps, self._scratch.empty("norm", x.shape, x.dtype))
+        return self.activation(made.to(weight.dtype))
 
     def gated(self, x: torch.Tensor) -> Activation:
         gate, up = x.chunk(2, dim=-1)
@@ -103,9 +104,11 @@ class TorchKernels(LayerKernels):
         self, x: Activation, linear: Linear, out: torch.Tensor, residual: torch.Tensor | None = None
     ) -> None:
         (rows,), (weight,) = x.parts, linear.parts
-        if residual is None:
-            torch.mm(rows, weight.t(), out=out)
-        else:
-            torch.addmm(residual, rows, weight.t(), out=out)
+        product = out
+        if residual is not None:
+            product = self._scratch.empty("product", out.shape, rows.dtype)
+        torch.mm(rows, weight.t(), out=product)
         if linear.bias is not None:
-            out.add_(linear.bias)
+            product.add_(linear.bias)
+        if residual is not None:
+            torch.add(residual, product, out=out)

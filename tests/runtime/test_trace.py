@@ -78,9 +78,9 @@ def test_payload_is_copied_by_the_baseline_alone(llama: SplitLlama, trace: Trace
     if llama.stage.name != "baseline":
         assert trace.totals()["payload_copies"] == 0
         return
-    # Each tensor into bytes, into the message, and out of it at the other end.
+    # Each tensor into the message, and out of it at the other end.
     tensors = [2, *LAYERS * (4, 3, 3, 2, 3, 2), 2]
-    assert [rpc.payload_copies for rpc in trace.rpcs] == [3 * count for count in tensors]
+    assert [rpc.payload_copies for rpc in trace.rpcs] == [2 * count for count in tensors]
 
 
 def test_the_total_is_the_time_that_the_caller_waited(llama: SplitLlama) -> None:
