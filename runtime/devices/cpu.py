@@ -45,6 +45,7 @@ class CpuDevice(Device):
         ]
         self._norms = [layer_norms(checkpoint, layer, dtype) for layer in layers]
         self._rope = RotaryEmbedding(self._config)
+        self._summed: torch.Size | None = None  # shape of the residual sum that is remembered
 
     def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
         if int(token_ids.min()) < 0 or int(token_ids.max()) >= self._config.vocab_size:
@@ -97,8 +98,9 @@ class CpuDevice(Device):
         all others. So the device remembers what it rounded, and goes on from there if that comes back.
         """
         remembered = self._scratch.empty("residual", x.shape, torch.float32)
-        if not torch.equal(remembered.to(x.dtype), x):
+        if self._summed != x.shape or not torch.equal(remembered.to(x.dtype), x):
             remembered.copy_(x)
+        self._summed = x.shape
         return remembered, remembered
 
     def _attention(
