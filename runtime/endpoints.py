@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,13 +47,19 @@ def parse_endpoint(text: str, transport: str) -> Endpoint:
         )
     if scheme == "tcp":
         host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        if (
+            not host
+            or not (port.isascii() and port.isdecimal() and len(port) < 6)
+            or not 0 < int(port) < 65536
+        ):
             raise EndpointError(
                 f"endpoint: {text!r} must be tcp://host:port with a port in 1..65535"
             )
     elif not address:
         raise EndpointError(f"endpoint: {text!r} names no path")
-    elif len(address.encode()) > _LONGEST_SOCKET_PATH:
+    elif "\0" in address:
+        raise EndpointError(f"endpoint: {text!r} holds a zero byte")
+    elif len(os.fsencode(address)) > _LONGEST_SOCKET_PATH:
         raise EndpointError(
             f"endpoint: {text!r} is longer than the {_LONGEST_SOCKET_PATH} bytes of a socket's path"
         )
@@ -80,9 +87,9 @@ def _knock(endpoint: Endpoint) -> None:
         else:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
                 knocking.connect(endpoint.address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise EndpointError(
-            f"endpoint: nobody listens at {endpoint} ({error.strerror or error})"
+            f"endpoint: nobody listens at {endpoint} ({getattr(error, 'strerror', None) or error})"
         ) from error
 
 
@@ -94,6 +101,7 @@ def listen(path: str) -> socket.socket:
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        _remove_stale(path)
         listener.bind(path)
         Path(path).chmod(0o600)
         listener.listen(1)
@@ -103,3 +111,16 @@ def listen(path: str) -> socket.socket:
             f"endpoint: cannot listen at unix://{path} ({error.strerror})"
         ) from error
     return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a worker that was killed: one at which nobody listens."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as knocking:
+        try:
+            knocking.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+        except OSError:
+            pass

@@ -229,13 +229,15 @@ class Hello:
             where = name
             if name == "config":
                 where, theirs, ours = _first_difference(theirs, ours)
-            raise HandshakeError(f"{where}: the other side has {theirs!r}, this one {ours!r}")
+            raise HandshakeError(
+                f"{where}: the other side has {_shown(theirs)}, this one {_shown(ours)}"
+            )
 
 
 def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any]:
     for key in sorted({*theirs, *ours}, key=str):
         if theirs.get(key) != ours.get(key):
-            return f"config.{key}", theirs.get(key), ours.get(key)
+            return f"config.{key}"[:200], theirs.get(key), ours.get(key)
     return "config", dict(theirs), dict(ours)
 
 
@@ -258,6 +260,10 @@ def unpackb(raw: bytes | memoryview) -> Mapping[str, Any]:
     if type(fields) is not dict:
         raise ProtocolError("message", f"must be a map, got {_kind(fields)}")
     return fields
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.200}" if type(value) in (bool, int, float, str, type(None)) else _kind(value)
 
 
 def _kind(value: object) -> str:
@@ -343,14 +349,14 @@ def _tensor(path: str, value: object) -> TensorMessage:
     dtype = DTYPES.get(dtype_name) if type(dtype_name) is str else None
     if dtype is None:
         raise ProtocolError(
-            f"{path}.dtype", f"{dtype_name!r:.40} is not one of {', '.join(DTYPES)}"
+            f"{path}.dtype", f"{_shown(dtype_name)} is not one of {', '.join(DTYPES)}"
         )
     if type(shape) is not list or not 1 <= len(shape) <= _MAX_DIMENSIONS:
         raise ProtocolError(f"{path}.shape", f"must be a list of 1 to {_MAX_DIMENSIONS} dimensions")
     for dimension in shape:
         if type(dimension) is not int or not 1 <= dimension <= _MAX_INTEGER:
             raise ProtocolError(
-                f"{path}.shape", f"dimension {dimension!r:.40} is not a positive integer"
+                f"{path}.shape", f"dimension {_shown(dimension)} is not a positive integer"
             )
     spec = TensorSpec(dtype, tuple(shape))
     if type(payload) is bytes:

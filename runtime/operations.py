@@ -15,6 +15,7 @@ import torch
 from runtime.checkpoints import ModelConfig
 from runtime.errors import ProtocolError
 from runtime.rope import max_length
+from runtime.stages import Granularity
 from runtime.tensors import TensorSpec
 
 
@@ -72,6 +73,17 @@ def output_specs(
                 f"inputs[{index}].dtype", f"{call.operation} takes {wanted_dtype}, got {spec.dtype}"
             )
     return tuple(TensorSpec(dtype, shape) for shape in signature.shapes(config, call, inputs))
+
+
+def check_granularity(call: Call, granularity: str) -> None:
+    """Refuse what a worker of this granularity has no weights for.
+
+    Raises:
+        ProtocolError: naming the operation.
+    """
+    signature = SIGNATURES.get(call.operation)
+    if signature is not None and signature.granularity not in (None, granularity):
+        raise ProtocolError("operation", f"{call.operation} is not served here")
 
 
 def _check_layer(config: ModelConfig, call: Call, per_layer: bool) -> None:
@@ -166,21 +178,27 @@ def _ping(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Shap
 class Signature:
     """How an operation's output shapes follow from its inputs.
 
-    ``dtypes`` has one entry per input; None stands for the stage's own element type.
+    ``dtypes`` has one entry per input; None stands for the stage's own element type. ``granularity`` is
+    that of the stages that need the operation, None if all do.
     """
 
     shapes: Callable[[ModelConfig, Call, Sequence[TensorSpec]], Shapes]
     dtypes: tuple[torch.dtype | None, ...]
-    per_layer: bool = False
+    granularity: Granularity | None = None
     takes_modules: bool = False
+
+    @property
+    def per_layer(self) -> bool:
+        """Whether a call names a layer."""
+        return self.granularity is not None
 
 
 SIGNATURES: Mapping[str, Signature] = MappingProxyType(
     {
         "embedding": Signature(_embedding, (torch.int64,)),
-        "batch_linear": Signature(_batch_linear, (None,), per_layer=True, takes_modules=True),
-        "matmul": Signature(_matmul, (None, None), per_layer=True),
-        "fused_layer": Signature(_fused_layer, (None,), per_layer=True),
+        "batch_linear": Signature(_batch_linear, (None,), "operation", takes_modules=True),
+        "matmul": Signature(_matmul, (None, None), "operation"),
+        "fused_layer": Signature(_fused_layer, (None,), "layer"),
         "lm_head": Signature(_lm_head, (None,)),
         "ping": Signature(_ping, ()),
     }

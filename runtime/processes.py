@@ -10,8 +10,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
+from runtime.endpoints import parse_endpoint
 from runtime.stages import Stage
 from runtime.transports.base import ClientChannel
 from runtime.transports.shared_memory import SharedMemoryClient
@@ -27,49 +27,56 @@ class WorkerProcess:
     """A worker that this process started, and the road to it."""
 
     def __init__(self, model: str, stage: Stage, device: str, threads: int) -> None:
-        self._resources = ExitStack()
-        # Not a pipe: nobody reads while the worker runs, and a full pipe would stop it.
-        self._errors = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        self._meeting = self._resources.enter_context(ExitStack())
-        command = [
-            sys.executable, "-m", "runtime.worker", "--model", model, "--stage", stage.name,
-            "--device", device, "--threads", str(threads), "--parent", str(os.getpid()),
-        ]  # fmt: skip
-        start = (
-            self._start_with_socket if stage.transport == "shared-memory" else self._start_with_ipc
-        )
-        self.channel: ClientChannel = start(command, threads)
+        with ExitStack() as resources:
+            # Not a pipe: nobody reads while the worker runs, and a full pipe would stop it.
+            self._errors = resources.enter_context(tempfile.TemporaryFile())
+            self._meeting = resources.enter_context(ExitStack())
+            self._resources = resources
+            self._environment = {**os.environ, **_OPENMP, "OMP_NUM_THREADS": str(threads)}
+            self._worker = [
+                "--model", model, "--stage", stage.name, "--device", device, "--threads", str(threads)
+            ]  # fmt: skip
+            over_socket = stage.transport == "shared-memory"
+            self.channel = self._start_with_socket() if over_socket else self._start_with_ipc()
+            self._resources = resources.pop_all()
 
-    def _start_with_socket(self, command: Sequence[str], threads: int) -> ClientChannel:
+    def _start_with_socket(self) -> ClientChannel:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._resources.callback(ours.close)
         with theirs:
-            self._start(
-                [*command, "--descriptor", str(theirs.fileno())], threads, [theirs.fileno()]
-            )
+            self._start("", "--descriptor", str(theirs.fileno()), descriptors=[theirs.fileno()])
         return SharedMemoryClient(ours)
 
-    def _start_with_ipc(self, command: Sequence[str], threads: int) -> ClientChannel:
+    def _start_with_ipc(self) -> ClientChannel:
         # A folder that only this user can enter; it goes as soon as both ends have met.
         directory = tempfile.mkdtemp(prefix="split-llama-")
         self._meeting.callback(shutil.rmtree, directory, ignore_errors=True)
-        endpoint = f"ipc://{Path(directory) / 'worker'}"
-        self._start([*command, "--endpoint", endpoint], threads, [])
-        client = ZmqClient(endpoint)
+        endpoint = parse_endpoint(f"ipc://{directory}/worker", "zmq-msgpack")
+        self._start(directory, "--endpoint", str(endpoint))
+        client = ZmqClient(str(endpoint))
+        self._resources.callback(client.close)
         pidfd = os.pidfd_open(self.process.pid)
         self._resources.callback(os.close, pidfd)
         client.watch(pidfd)
         return client
 
-    def _start(self, command: Sequence[str], threads: int, descriptors: Sequence[int]) -> None:
-        environment = dict(os.environ)
-        environment.update(_OPENMP, OMP_NUM_THREADS=str(threads))
+    def _start(self, meeting: str, *where: str, descriptors: Sequence[int] = ()) -> None:
         self.process = subprocess.Popen(
-            command,
-            env=environment,
+            [
+                sys.executable,
+                "-m",
+                "runtime.child",
+                str(os.getpid()),
+                meeting,
+                *self._worker,
+                *where,
+            ],
+            env=self._environment,
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stderr=self._errors,
         )
+        self._resources.callback(self._end)
 
     def met(self) -> None:
         """Remove what was needed only to find each other."""
@@ -85,9 +92,7 @@ class WorkerProcess:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1].removeprefix("worker: ") if lines else ""
 
-    def close(self) -> None:
-        """End the process and release the road. Closing twice is allowed."""
-        self.channel.close()
+    def _end(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -95,4 +100,8 @@ class WorkerProcess:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+    def close(self) -> None:
+        """End the process and release the road. Closing twice is allowed."""
+        self.channel.close()
         self._resources.close()

@@ -91,16 +91,16 @@ class RpcClient:
             self._config, self._dtype, call, [TensorSpec.of(tensor) for tensor in inputs]
         )
         places = self.channel.reserve(specs)
-        self._sequence += 1
         request = Request(
             session=self._session,
-            sequence=self._sequence,
+            sequence=self._sequence + 1,
             call=call,
             inputs=[
                 TensorMessage(TensorSpec.of(tensor), self.channel.pack(tensor)) for tensor in inputs
             ],
             outputs=[self.channel.pack(place) for place in places],
         ).encode()
+        self._sequence += 1
         sent = time.perf_counter()
         fields, arrived = self._send_and_receive(request)
         try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
-from runtime.errors import HandshakeError, ProtocolError, SplitError
+from runtime.errors import HandshakeError, ProtocolError
 from runtime.messages import Hello, Refusal, Request, TensorMessage, encode_reply, packb, unpackb
-from runtime.operations import output_specs
+from runtime.operations import check_granularity, output_specs
 from runtime.transports.base import PeerGone, ServerChannel
 
 _log = logging.getLogger(__name__)
@@ -40,7 +42,10 @@ class Service:
                 try:
                     raw = channel.receive()
                     answer = self._answer(channel, raw)
-                except (ProtocolError, HandshakeError, SplitError, RuntimeError) as error:
+                except PeerGone:
+                    raise
+                # Whatever a message provokes, the next client finds the worker alive.
+                except Exception as error:  # noqa: BLE001
                     answer = _refusal(error).encode()
                 channel.send(answer)
         except PeerGone:
@@ -53,6 +58,7 @@ class Service:
             return self._greet(fields["hello"])
         request = Request.parse(fields)
         self._check_turn(request)
+        check_granularity(request.call, self._hello.granularity)
         specs = output_specs(
             self._config,
             self._device.dtype,
@@ -67,6 +73,9 @@ class Service:
         outputs = [
             channel.destination(index, spec, request.outputs) for index, spec in enumerate(specs)
         ]
+        if len(request.outputs) not in (0, len(specs)):
+            raise ProtocolError("outputs", f"must name {len(specs)} places")
+        _check_apart(inputs, outputs)
         unpacked = time.perf_counter()
         self._device.run(request.call, inputs, outputs)
         computed = time.perf_counter()
@@ -99,6 +108,16 @@ class Service:
         if request.sequence != self._sequence + 1:
             raise ProtocolError("sequence", f"must be {self._sequence + 1}, got {request.sequence}")
         self._sequence = request.sequence
+
+
+def _check_apart(inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
+    """Refuse results that would be written over an input or over each other."""
+    taken = [(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in inputs]
+    for index, output in enumerate(outputs):
+        begin, end = output.data_ptr(), output.data_ptr() + output.nbytes
+        if any(begin < other_end and other_begin < end for other_begin, other_end in taken):
+            raise ProtocolError(f"outputs[{index}]", "overlaps an input or another output")
+        taken.append((begin, end))
 
 
 def _refusal(error: Exception) -> Refusal:

@@ -111,8 +111,8 @@ class SplitLlama:
             ("start_timeout_s", start_timeout_s),
             ("timeout_s", timeout_s),
         ):
-            if value is not None and value <= 0:
-                raise InputError(f"{name}: must be positive, got {value}")
+            if value is not None and not 0 < value < 2**31:
+                raise InputError(f"{name}: must be positive and finite, got {value}")
         with ExitStack() as cleanup:
             cleanup.enter_context(IdleTeams())
             process = None

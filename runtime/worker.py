@@ -8,14 +8,13 @@ Started by ``SplitLlama.launch``, or by hand for a trusted side that connects la
 from __future__ import annotations
 
 import argparse
-import contextlib
+import atexit
 import itertools
 import logging
 import os
-import select
+import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import torch
 from runtime.checkpoints import load_checkpoint
 from runtime.devices import DEVICES, open_device
 from runtime.endpoints import listen, parse_endpoint
-from runtime.errors import SplitError
+from runtime.errors import InputError, SplitError
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.stages import STAGES, Stage, find_stage
@@ -37,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until the client or the parent process ends; return the exit status."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="worker: %(message)s")
-    if arguments.parent is not None:
-        _end_with(arguments.parent, arguments.endpoint)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         _run(arguments)
     except SplitError as error:
@@ -66,13 +64,19 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default="cpu", help=f"one of {', '.join(DEVICES)} (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, help="compute threads (default: one per core)")
-    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     return parser
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Leave as after Ctrl-C: through every cleanup."""
+    raise KeyboardInterrupt
 
 
 def _run(arguments: argparse.Namespace) -> None:
     stage = find_stage(arguments.stage)
     if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise InputError(f"threads: must be positive, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     # First the road: an address in use is found out before the weights are loaded.
@@ -105,32 +109,14 @@ def _open_road(arguments: argparse.Namespace, stage: Stage) -> Iterator[ServerCh
         return iter([SharedMemoryServer(socket.socket(fileno=arguments.descriptor))])
     endpoint = parse_endpoint(arguments.endpoint, stage.transport)
     if endpoint.scheme != "unix":
-        return iter([ZmqServer(str(endpoint))])
+        server = ZmqServer(str(endpoint))
+        if endpoint.scheme == "ipc":
+            atexit.register(Path(endpoint.address).unlink, missing_ok=True)
+        atexit.register(server.close)
+        return iter([server])
     listener = listen(endpoint.address)
+    atexit.register(Path(endpoint.address).unlink, missing_ok=True)
     return (SharedMemoryServer(listener.accept()[0]) for _ in itertools.repeat(None))
-
-
-def _end_with(parent: int, endpoint: str | None) -> None:
-    """End this process when ``parent`` ends, whatever either is doing then."""
-    try:
-        descriptor = os.pidfd_open(parent)
-    except ProcessLookupError:
-        os._exit(1)
-    # The number may have gone to another process before it was opened.
-    if os.getppid() != parent:
-        os._exit(1)
-
-    def wait() -> None:
-        select.select([descriptor], [], [])
-        if endpoint is not None and endpoint.startswith("ipc://"):
-            # Where the two were to meet; usually it is gone already.
-            socket_path = Path(endpoint.removeprefix("ipc://"))
-            with contextlib.suppress(OSError):
-                socket_path.unlink()
-                socket_path.parent.rmdir()
-        os._exit(1)
-
-    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class CpuDevice(Device):
         self._summed: torch.Size | None = None  # shape of the residual sum that is remembered
 
     def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
+        token_ids = token_ids.clone()  # shared memory could change between the check and the use
         if int(token_ids.min()) < 0 or int(token_ids.max()) >= self._config.vocab_size:
             raise ProtocolError(
                 "inputs[0]", f"a token id is not in 0..{self._config.vocab_size - 1}"

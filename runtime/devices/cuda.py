@@ -106,6 +106,7 @@ class CudaDevice(Device):
         return tensor.to(self._gpu, non_blocking=True)
 
     def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
+        token_ids = token_ids.clone()  # shared memory could change between the check and the use
         # On the host: a bad index on the GPU would poison its whole context.
         if int(token_ids.min()) < 0 or int(token_ids.max()) >= self._config.vocab_size:
             raise ProtocolError(

@@ -73,7 +73,10 @@ class Arena:
             seals = 0
         if not seals & fcntl.F_SEAL_SHRINK:
             raise ProtocolError("arena", "is not sealed memory")
-        size = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        size = status.st_size
+        if status.st_blocks * 512 < size:
+            raise ProtocolError("arena", "has pages that do not exist yet")
         try:
             return cls(descriptor, size)
         except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
 import time
@@ -41,6 +42,9 @@ class _SeqpacketChannel:
         self.payload_copies = 0
         self._socket = connection
         self._last_wait_s = 0.0
+        self._timeout_ms: float | None = None
+        self._poller = select.poll()
+        self._poller.register(connection, select.POLLIN)
 
     def send(self, message: bytes | memoryview) -> None:
         try:
@@ -52,14 +56,19 @@ class _SeqpacketChannel:
         """Return the next message and what came with it."""
         started = time.perf_counter()
         try:
-            message, ancillary, flags, _ = self._poll(
-                ancillary_bytes, started
-            ) or self._socket.recvmsg(MAX_MESSAGE_BYTES, ancillary_bytes, _RECEIVE_FLAGS)
-        except BlockingIOError as error:
-            raise ReceiveTimeout from error
+            received = self._poll(ancillary_bytes, started)
+            if received is None:
+                # Not the socket's own timeout: it would begin anew after each signal.
+                if not self._poller.poll(self._timeout_ms):
+                    raise ReceiveTimeout
+                received = self._socket.recvmsg(MAX_MESSAGE_BYTES, ancillary_bytes, _RECEIVE_FLAGS)
+            message, ancillary, flags, _ = received
         except OSError as error:
             raise PeerGone from error
         self._last_wait_s = time.perf_counter() - started
+        if not message or flags & socket.MSG_TRUNC:
+            for descriptor in _descriptors(ancillary):
+                os.close(descriptor)
         if not message:
             raise PeerGone
         if flags & socket.MSG_TRUNC:
@@ -109,10 +118,10 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
         return cls(connection)
 
     def set_timeout(self, timeout_s: float) -> None:
-        # The kernel's own timeout: Python's would cost a poll() on each call.
+        self._timeout_ms = timeout_s * 1000
+        # For sending: a worker that takes nothing must not hold the caller for ever.
         seconds, fraction = divmod(timeout_s, 1)
         timeout = struct.pack("ll", int(seconds), max(1, int(fraction * 1e6)))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
 
     def prepare(self, payload_bytes: int) -> None:

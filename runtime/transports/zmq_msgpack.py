@@ -68,7 +68,9 @@ class _ZmqChannel:
     def receive(self) -> bytes:
         ready = dict(self._poller.poll(self._timeout_ms))
         if self._socket in ready:
-            message: bytes = self._socket.recv()
+            message, *more = self._socket.recv_multipart()
+            if more:
+                raise ProtocolError("message", "must have one part")
             return message
         if ready:
             raise PeerGone
