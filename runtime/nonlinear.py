@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
+from functools import lru_cache
 
-_ROWS = 64  # so many rows of all heads stay in the cache between the passes over them
+import torch
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> torch.Tensor:
@@ -41,15 +41,15 @@ def causal_softmax(scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 
     Writes exact zeros beyond.
     """
-    tokens = scores.shape[-1]
-    future = torch.full((_ROWS, _ROWS), float("-inf"), dtype=scores.dtype).triu_(1)
-    for begin in range(0, tokens, _ROWS):
-        end = min(begin + _ROWS, tokens)
-        visible = scores[:, begin:end, :end].clone(memory_format=torch.contiguous_format)
-        visible[..., begin:].add_(future[: end - begin, : end - begin])
-        out[:, begin:end, :end] = torch.softmax(visible, dim=-1, out=visible)
-        out[:, begin:end, end:].zero_()
-    return out
+    # Two passes over everything beat many over parts: each costs a wake-up of the other threads.
+    torch.add(scores, _future(scores.shape[-1], scores.dtype), out=out)
+    return torch.softmax(out, dim=-1, out=out)
+
+
+@lru_cache(maxsize=1)
+def _future(tokens: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return (tokens, tokens): minus infinity where the column is later than the row, zero elsewhere."""
+    return torch.full((tokens, tokens), float("-inf"), dtype=dtype).triu_(1)
 
 
 def silu_mul(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
