@@ -103,9 +103,7 @@ def test_one_object_serves_lengths_in_any_order(kind: str) -> None:
     config = config_of(KINDS[kind])
     rope = RotaryEmbedding(config)
     for length in (9, 64, 3, 17, 16, 64, max_length(config), 5):
-        for table, expected in zip(
-            rope.tables(length), reference(config, length), strict=True
-        ):
+        for table, expected in zip(rope.tables(length), reference(config, length), strict=True):
             torch.testing.assert_close(table, expected, atol=1e-6, rtol=0)
 
 
