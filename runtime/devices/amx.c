@@ -40,6 +40,18 @@ static inline void store(void *x, int is_bf16, long index, __mmask16 mask, __m51
     else _mm256_mask_storeu_epi16((bf16 *)x + index, mask, (__m256i)_mm512_cvtneps_pbh(value));
 }
 
+/* 32 values, past the cache; x + index is a cache line's begin */
+static inline void stream(void *x, int is_bf16, long index, const __m512 *values) {
+    if (is_bf16) {
+        __m512i line = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(values[0]));
+        line = _mm512_inserti64x4(line, (__m256i)_mm512_cvtneps_pbh(values[1]), 1);
+        _mm512_stream_si512((__m512i *)((bf16 *)x + index), line);
+    } else {
+        _mm512_stream_ps((float *)x + index, values[0]);
+        _mm512_stream_ps((float *)x + index + 16, values[1]);
+    }
+}
+
 static inline void store_halves(bf16 *high, bf16 *low, long index, __mmask16 mask, __m512 value) {
     __m256i upper = (__m256i)_mm512_cvtneps_pbh(value);
     _mm256_mask_storeu_epi16(high + index, mask, upper);
@@ -166,6 +178,8 @@ void linear(const bf16 *high, const bf16 *low, long rows, long inner, const bf16
             int is_bf16) {
     const long chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS, panels = (columns + COLUMNS - 1) / COLUMNS;
     const long panel = inner / 32 * PANEL_STEP;
+    /* Long rows a power of two apart would fight for the same cache lines: write past the cache. */
+    const int streams = !residual && (uintptr_t)out % 64 == 0 && columns * (is_bf16 ? 2 : 4) % 64 == 0;
 #pragma omp parallel
     {
         float sums[CHUNK_ROWS * COLUMNS] __attribute__((aligned(64)));
@@ -181,15 +195,22 @@ void linear(const bf16 *high, const bf16 *low, long rows, long inner, const bf16
                         multiply_block(high + r * inner + k, low ? low + r * inner + k : 0, inner, weight_high + at,
                                        weight_low ? weight_low + at : 0, steps, sums + (r - begin) * COLUMNS, k == 0);
                 }
-                for (long r = begin; r < end; r++)
-                    for (long c = p * COLUMNS; c < columns && c < (p + 1) * COLUMNS; c += 16) {
-                        __mmask16 mask = lanes(columns - c);
-                        __m512 v = _mm512_load_ps(sums + (r - begin) * COLUMNS + c - p * COLUMNS);
+                int whole = streams && (p + 1) * COLUMNS <= columns;
+                for (long r = begin; r < end; r++) {
+                    __m512 values[2];
+                    for (int half = 0; half < 2; half++) {
+                        long c = p * COLUMNS + 16 * half;
+                        __mmask16 mask = lanes(columns > c ? columns - c : 0);
+                        __m512 v = _mm512_load_ps(sums + (r - begin) * COLUMNS + 16 * half);
                         if (bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, bias + c));
                         if (residual) v = _mm512_add_ps(v, load(residual, is_bf16, r * columns + c, mask));
-                        store(out, is_bf16, r * columns + c, mask, v);
+                        if (!whole) store(out, is_bf16, r * columns + c, mask, v);
+                        values[half] = v;
                     }
+                    if (whole) stream(out, is_bf16, r * columns + p * COLUMNS, values);
+                }
             }
+        _mm_sfence();
         _tile_release();
     }
 }
