@@ -153,6 +153,10 @@ def _matmul(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Sh
         raise ProtocolError("inputs[0].shape", f"{a[1]} rows exceed the model's positions")
     if columns > longest:
         raise ProtocolError("inputs[1].shape", f"{columns} columns exceed the model's positions")
+    if config.head_dim not in (inner, columns):
+        raise ProtocolError(
+            "inputs[1].shape", f"is neither keys nor values of heads of {config.head_dim}"
+        )
     return [(a[0], a[1], columns)]
 
 
