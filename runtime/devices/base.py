@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from runtime.errors import ProtocolError
 from runtime.operations import Call
 
 
@@ -69,3 +70,17 @@ class Device(ABC):
     @abstractmethod
     def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """(batch, hidden) -> (batch, vocabulary)."""
+
+
+def checked_ids(token_ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """Return a copy of ``token_ids`` with every id in the vocabulary.
+
+    A copy, because shared memory could change between the check and the use.
+
+    Raises:
+        ProtocolError: if an id is not in the vocabulary.
+    """
+    own = token_ids.clone()
+    if int(own.min()) < 0 or int(own.max()) >= vocab_size:
+        raise ProtocolError("inputs[0]", f"a token id is not in 0..{vocab_size - 1}")
+    return own

@@ -10,11 +10,10 @@ import torch.nn.functional as functional
 
 from runtime.checkpoints import Checkpoint
 from runtime.devices.amx import AmxKernels, load_amx_kernels
-from runtime.devices.base import Device
+from runtime.devices.base import Device, checked_ids
 from runtime.devices.layer_kernels import Activation, LayerKernels, Linear, TorchKernels
 from runtime.devices.scratch import Scratch
 from runtime.devices.weights import layer_norms, linear_groups, stacked_linear
-from runtime.errors import ProtocolError
 from runtime.rope import RotaryEmbedding
 from runtime.stages import Granularity
 
@@ -48,11 +47,7 @@ class CpuDevice(Device):
         self._summed: torch.Size | None = None  # shape of the residual sum that is remembered
 
     def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
-        token_ids = token_ids.clone()  # shared memory could change between the check and the use
-        if int(token_ids.min()) < 0 or int(token_ids.max()) >= self._config.vocab_size:
-            raise ProtocolError(
-                "inputs[0]", f"a token id is not in 0..{self._config.vocab_size - 1}"
-            )
+        token_ids = checked_ids(token_ids, self._config.vocab_size)
         torch.index_select(
             self._embeddings, 0, token_ids.flatten(), out=out.view(-1, out.shape[-1])
         )

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as functional
 
 from runtime.checkpoints import Checkpoint
-from runtime.devices.base import Device
+from runtime.devices.base import Device, checked_ids
 from runtime.devices.weights import layer_norms, linear_groups, stacked_linear
-from runtime.errors import InputError, ProtocolError
+from runtime.errors import InputError
 from runtime.nonlinear import apply_rope
 from runtime.operations import Call
 from runtime.rope import RotaryEmbedding
@@ -106,12 +106,8 @@ class CudaDevice(Device):
         return tensor.to(self._gpu, non_blocking=True)
 
     def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
-        token_ids = token_ids.clone()  # shared memory could change between the check and the use
         # On the host: a bad index on the GPU would poison its whole context.
-        if int(token_ids.min()) < 0 or int(token_ids.max()) >= self._config.vocab_size:
-            raise ProtocolError(
-                "inputs[0]", f"a token id is not in 0..{self._config.vocab_size - 1}"
-            )
+        token_ids = checked_ids(token_ids, self._config.vocab_size)
         out.copy_(functional.embedding(self._load(token_ids), self._embeddings), non_blocking=True)
 
     def batch_linear(
