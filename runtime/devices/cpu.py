@@ -12,6 +12,7 @@ from runtime.checkpoints import Checkpoint
 from runtime.devices.amx import AmxKernels, load_amx_kernels
 from runtime.devices.base import Device, checked_ids
 from runtime.devices.layer_kernels import Activation, LayerKernels, Linear, TorchKernels
+from runtime.devices.onednn import OneDnnKernels, has_onednn
 from runtime.devices.scratch import Scratch
 from runtime.devices.weights import layer_norms, linear_groups, stacked_linear
 from runtime.rope import RotaryEmbedding
@@ -126,4 +127,6 @@ class CpuDevice(Device):
 def choose_kernels(dtype: torch.dtype, scratch: Scratch) -> LayerKernels:
     """Return the fastest kernels that this machine has; the README has the figures."""
     library = load_amx_kernels()
-    return TorchKernels(dtype, scratch) if library is None else AmxKernels(dtype, scratch, library)
+    if library is not None:
+        return AmxKernels(dtype, scratch, library)
+    return OneDnnKernels(dtype, scratch) if has_onednn() else TorchKernels(dtype, scratch)

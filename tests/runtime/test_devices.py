@@ -17,6 +17,7 @@ from runtime.devices.amx import AmxKernels, load_amx_kernels
 from runtime.devices.base import Device
 from runtime.devices.cpu import choose_kernels
 from runtime.devices.layer_kernels import Activation, LayerKernels, TorchKernels
+from runtime.devices.onednn import OneDnnKernels, has_onednn
 from runtime.devices.scratch import Scratch
 from runtime.errors import InputError, ProtocolError, SplitError
 from runtime.operations import Call, output_specs
@@ -61,27 +62,29 @@ class Kernels:
 
 
 @pytest.fixture(
-    scope="module", params=["torch-float32", "torch-bfloat16", "amx-float32", "amx-bfloat16"]
+    scope="module",
+    params=[
+        (kernels, dtype)
+        for kernels in ("torch", "onednn", "amx")
+        for dtype in (torch.float32, torch.bfloat16)
+    ],
+    ids=lambda drawn: f"{drawn[0]}-{str(drawn[1]).removeprefix('torch.')}",
 )
 def tested(request: pytest.FixtureRequest) -> Kernels:
-    name: str = request.param
-    if name == "torch-float32":
-        return Kernels(
-            name, torch.float32, FLOAT32_PRODUCT, lambda: TorchKernels(torch.float32, Scratch())
-        )
-    if name == "torch-bfloat16":
-        return Kernels(
-            name, torch.bfloat16, BFLOAT16_RESULT, lambda: TorchKernels(torch.bfloat16, Scratch())
-        )
+    kernels, dtype = request.param
+    error = FLOAT32_PRODUCT if dtype == torch.float32 else BFLOAT16_RESULT
+    if kernels == "torch":
+        return Kernels(kernels, dtype, error, lambda: TorchKernels(dtype, Scratch()))
+    if kernels == "onednn":
+        if not has_onednn():
+            pytest.skip("needs a torch that is built with oneDNN")
+        return Kernels(kernels, dtype, error, lambda: OneDnnKernels(dtype, Scratch()))
     library = load_amx_kernels()
     if library is None:
         pytest.skip("needs a processor with matrix tiles (AMX) and a C compiler")
-    dtype, error = (
-        (torch.float32, SPLIT_PRODUCT)
-        if name == "amx-float32"
-        else (torch.bfloat16, BFLOAT16_RESULT)
-    )
-    return Kernels(name, dtype, error, lambda: AmxKernels(dtype, Scratch(), library))
+    if dtype == torch.float32:
+        error = SPLIT_PRODUCT
+    return Kernels(kernels, dtype, error, lambda: AmxKernels(dtype, Scratch(), library))
 
 
 def assert_product(
@@ -200,7 +203,7 @@ def test_products_are_as_exact_at_any_size(tested: Kernels, scale: float) -> Non
 
 
 def test_weights_that_were_bfloat16_need_one_product_less(tested: Kernels) -> None:
-    if tested.name != "amx-float32":
+    if tested.name != "amx" or tested.dtype != torch.float32:
         pytest.skip("only kernels that split float32 make several products")
     kernels = tested.make()
     weight = tested.normal(50, 100, seed=1)
