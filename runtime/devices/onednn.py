@@ -38,6 +38,7 @@ class OneDnnKernels(TorchKernels):
 def has_onednn() -> bool:
     """Whether this build of torch has the products, which are not part of its public interface."""
     operations = torch.ops.mkldnn
-    return torch.backends.mkldnn.is_available() and all(
+    built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return built and all(
         hasattr(operations, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
     )
