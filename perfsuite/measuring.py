@@ -51,9 +51,13 @@ def interleave(
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Collect garbage now, and not while the block runs."""
+    """Collect garbage now, and not while the block runs.
+
+    What survives is then exempt from collections: walking it before every sample would empty the caches.
+    """
     enabled = gc.isenabled()
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
         yield

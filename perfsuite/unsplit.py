@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import select
@@ -220,6 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SplitError, OSError, ValueError, RuntimeError) as error:
         _send(answers, {"error": str(error)})
         return 1
+    # What is loaded stays: a collection before each forward that walked it would empty the caches.
+    gc.collect()
+    gc.freeze()
     _send(answers, {"threads": torch.get_num_threads()})
     while True:
         request = requests.get()

@@ -27,7 +27,10 @@ _GRACE_S = 2.0  # for a worker that is told to end, before it is made to
 class WorkerProcess:
     """A worker that this process started, and the road to it."""
 
-    def __init__(self, model: str, stage: Stage, device: str, threads: int) -> None:
+    def __init__(
+        self, model: str, stage: Stage, device: str, threads: int, options: Sequence[str] = ()
+    ) -> None:
+        """Start it; ``options`` are further ones of its command line."""
         with ExitStack() as resources:
             # Not a pipe: nobody reads while the worker runs, and a full pipe would stop it.
             self._errors = resources.enter_context(tempfile.TemporaryFile())
@@ -35,7 +38,8 @@ class WorkerProcess:
             self._resources = resources
             self._environment = {**os.environ, **_OPENMP, "OMP_NUM_THREADS": str(threads)}
             self._worker = [
-                "--model", model, "--stage", stage.name, "--device", device, "--threads", str(threads)
+                "--model", model, "--stage", stage.name, "--device", device, "--threads", str(threads),
+                *options,
             ]  # fmt: skip
             over_socket = stage.transport == "shared-memory"
             self.channel = self._start_with_socket() if over_socket else self._start_with_ipc()

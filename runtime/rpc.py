@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from runtime.errors import (
 )
 from runtime.messages import Hello, Refusal, Reply, Request, TensorMessage, packb, unpackb
 from runtime.operations import Call, output_specs
+from runtime.slowdown import Slowdown
 from runtime.tensors import TensorSpec
 from runtime.trace import RpcRecord
 from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout
@@ -37,12 +39,20 @@ class RpcClient:
     After an error the conversation is over: a late reply must never be taken for another call's.
     """
 
-    def __init__(self, channel: ClientChannel, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        channel: ClientChannel,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        slowdown: Slowdown | None = None,
+    ) -> None:
         self.channel = channel
         self.records: list[RpcRecord] = []
         self.broken = False
         self._config = config
         self._dtype = dtype
+        self._slowdown = slowdown
+        self._finished = math.inf  # when the call before this one ended
         self._session = 0
         self._sequence = 0
 
@@ -86,6 +96,8 @@ class RpcClient:
         if self.broken:
             raise WorkerError("worker: an earlier call failed; launch a new worker")
         copies_before = self.channel.payload_copies
+        if self._slowdown and self.records:
+            self._slowdown.stretch("trusted", time.perf_counter() - self._finished)
         started = time.perf_counter()
         specs = output_specs(
             self._config, self._dtype, call, [TensorSpec.of(tensor) for tensor in inputs]
@@ -102,6 +114,8 @@ class RpcClient:
         ).encode()
         self._sequence += 1
         sent = time.perf_counter()
+        if self._slowdown:
+            sent += self._slowdown.stretch("serialize", sent - started)
         fields, arrived = self._send_and_receive(request)
         try:
             reply = Reply.parse(self._accepted(fields))
@@ -112,8 +126,14 @@ class RpcClient:
         except SplitError:
             self.broken = True
             raise
-        finished = time.perf_counter()
         durations = reply.durations
+        if self._slowdown:
+            slept = self._slowdown.stretch("transport", arrived - sent - durations.total_s)
+            packed = self._slowdown.stretch("serialize", durations.serialize_s)
+            # The worker's packing is made longer here: its share moves from the transport's time.
+            sent, arrived = sent + packed, arrived + slept + packed
+            self._slowdown.stretch("deserialize", time.perf_counter() - arrived)
+        finished = self._finished = time.perf_counter()
         self.records.append(
             RpcRecord(
                 operation=call.operation,

@@ -15,6 +15,7 @@ from runtime.devices.base import Device
 from runtime.errors import HandshakeError, ProtocolError
 from runtime.messages import Hello, Refusal, Request, TensorMessage, encode_reply, packb, unpackb
 from runtime.operations import check_granularity, output_specs
+from runtime.slowdown import TOTAL, Slowdown
 from runtime.transports.base import PeerGone, ServerChannel
 
 _log = logging.getLogger(__name__)
@@ -24,12 +25,19 @@ class Service:
     """Serves one client after another. A malformed request is refused by name, and the service lives on."""
 
     def __init__(
-        self, device: Device, config: ModelConfig, hello: Hello, about: Mapping[str, Any]
+        self,
+        device: Device,
+        config: ModelConfig,
+        hello: Hello,
+        about: Mapping[str, Any],
+        slowdown: Slowdown | None = None,
     ) -> None:
         self._device = device
         self._config = config
         self._hello = hello
         self._about = about
+        self._slowdown = slowdown
+        self._answered = time.perf_counter()
         self._session: int | None = None
         self._sequence = 0
 
@@ -77,8 +85,14 @@ class Service:
             raise ProtocolError("outputs", f"must name {len(specs)} places")
         _check_apart(inputs, outputs)
         unpacked = time.perf_counter()
+        if self._slowdown:
+            unpacked += self._slowdown.stretch("deserialize", unpacked - started)
         self._device.run(request.call, inputs, outputs)
         computed = time.perf_counter()
+        if self._slowdown:
+            self._slowdown.stretch("device", computed - unpacked)
+            self._slowdown.stretch(TOTAL, computed - self._answered)
+            computed = self._answered = time.perf_counter()
         return encode_reply(
             sequence=request.sequence,
             outputs=[

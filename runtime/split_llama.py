@@ -25,6 +25,7 @@ from runtime.operations import Call
 from runtime.processes import WorkerProcess
 from runtime.rope import RotaryEmbedding, max_length
 from runtime.rpc import RpcClient
+from runtime.slowdown import Slowdown
 from runtime.stages import Stage, find_stage
 from runtime.tensors import TensorSpec
 from runtime.trace import Trace
@@ -47,6 +48,7 @@ class SplitLlama:
         channel: ClientChannel,
         device: str,
         cleanup: ExitStack,
+        slowdown: Slowdown | None = None,
     ) -> None:
         """Shake hands over an open road to a worker; ``cleanup`` is run by ``close``. Most callers want ``launch``.
 
@@ -59,7 +61,7 @@ class SplitLlama:
         self._channel = channel
         self._cleanup = cleanup
         self._lock = threading.Lock()
-        self._rpc = RpcClient(channel, self.config, stage.torch_dtype)
+        self._rpc = RpcClient(channel, self.config, stage.torch_dtype, slowdown)
         self.worker_info: Mapping[str, Any] = self._rpc.handshake(
             Hello(
                 protocol=PROTOCOL_VERSION,
@@ -91,11 +93,14 @@ class SplitLlama:
         threads: int | None = None,
         start_timeout_s: float = 300.0,
         timeout_s: float = 60.0,
+        slowdown: Mapping[str, float] | None = None,
     ) -> Self:
         """Start a worker, or use the one that runs at ``endpoint``, and agree with it on the model.
 
         ``threads`` is the number of compute threads of a worker that is started here (default: as many as
         torch uses in this process). ``start_timeout_s`` bounds the worker's start, ``timeout_s`` each call.
+        ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see ``runtime.slowdown``;
+        those of a worker that already runs stay as they are.
 
         Raises:
             InputError: for an unknown stage or device, or a number that is not positive.
@@ -113,12 +118,17 @@ class SplitLlama:
         ):
             if value is not None and not 0 < value < 2**31:
                 raise InputError(f"{name}: must be positive and finite, got {value}")
+        slower = Slowdown(slowdown) if slowdown else None
         with ExitStack() as cleanup:
             cleanup.enter_context(IdleTeams())
             process = None
             if endpoint is None:
                 process = WorkerProcess(
-                    checkpoint.source, row, device, threads or torch.get_num_threads()
+                    checkpoint.source,
+                    row,
+                    device,
+                    threads or torch.get_num_threads(),
+                    slower.arguments() if slower else (),
                 )
                 cleanup.callback(process.close)
                 channel = process.channel
@@ -127,7 +137,7 @@ class SplitLlama:
                 cleanup.callback(channel.close)
             channel.set_timeout(start_timeout_s)
             try:
-                llama = cls(checkpoint, row, channel, device, cleanup)
+                llama = cls(checkpoint, row, channel, device, cleanup, slower)
             except WorkerDied as error:
                 words = process.last_words() if process else ""
                 raise (

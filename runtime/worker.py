@@ -26,6 +26,7 @@ from runtime.endpoints import listen, parse_endpoint
 from runtime.errors import InputError, SplitError
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
+from runtime.slowdown import Slowdown, parse_factor
 from runtime.stages import STAGES, Stage, find_stage
 from runtime.transports.base import ServerChannel
 from runtime.transports.shared_memory import SharedMemoryServer
@@ -63,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default="cpu", help=f"one of {', '.join(DEVICES)} (default: %(default)s)"
     )
+    parser.add_argument(
+        "--slowdown", action="append", default=[], help="PHASE=FACTOR: be slower, to test alarms"
+    )
     parser.add_argument("--threads", type=int, help="compute threads (default: one per core)")
     return parser
 
@@ -78,6 +82,7 @@ def _run(arguments: argparse.Namespace) -> None:
         if arguments.threads < 1:
             raise InputError(f"threads: must be positive, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
+    slowdown = Slowdown(dict(map(parse_factor, arguments.slowdown)))
     torch.set_grad_enabled(False)
     # First the road: an address in use is found out before the weights are loaded.
     channels = _open_road(arguments, stage)
@@ -97,7 +102,9 @@ def _run(arguments: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "pid": os.getpid(),
     }
-    service = Service(device, checkpoint.config, hello, about)
+    service = Service(
+        device, checkpoint.config, hello, about, slowdown if arguments.slowdown else None
+    )
     for channel in channels:
         service.serve(channel)
         channel.close()
