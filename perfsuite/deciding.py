@@ -25,7 +25,7 @@ MAX_LOOKS = 3
 RESAMPLES = 4_000
 TRIM = 0.2  # share of the replicates that may be far off at either end without moving the location
 
-Replicates = Sequence[Sequence[float]]
+Replicates = Sequence[Sequence[float] | NDArray[np.float64]]
 
 
 class Verdict(StrEnum):

@@ -26,20 +26,24 @@ def check_writable(path: Path) -> None:
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
     """Write ``result`` to ``path``, whole or not at all. Raises UsageError when it cannot."""
+    write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n", option="--json ")
+
+
+def write_text(path: Path, text: str, *, option: str = "") -> None:
+    """Write ``text`` to ``path``, whole or not at all. Raises UsageError, after ``option``, when it cannot."""
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", dir=_folder(path), delete=False
         ) as file:
             temporary = Path(file.name)
-            json.dump(result, file, indent=2, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # a temporary file is private, a result is not
         temporary.replace(os.path.realpath(path))
     except OSError as error:
-        raise UsageError(f"--json {path}: cannot be written: {error.strerror}") from error
+        raise UsageError(f"{option}{path}: cannot be written: {error.strerror}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ class Machine(TypedDict):
     """A fingerprint: two runs are comparable in seconds only when theirs are equal."""
 
     cpu: str
+    cpu_model: str  # family and model: one name may stand for several generations
     cores: int  # that this process may run on
     threads: int  # that the unsplit model computes with
     gpu: str | None
@@ -32,7 +33,8 @@ def fingerprint(threads: int) -> Machine:
     """This machine's fingerprint for a run with ``threads`` threads. Never raises."""
     gpu, driver = _gpu()
     return {
-        "cpu": _cpu(),
+        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "cpu_model": f"{_cpuinfo('cpu family')}.{_cpuinfo('model')}",
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
         "gpu": gpu,
@@ -44,15 +46,16 @@ def fingerprint(threads: int) -> Machine:
     }
 
 
-def _cpu() -> str:
+def _cpuinfo(wanted: str) -> str:
+    """What the kernel says of the first processor; an empty text where it does not."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
             key, _, value = line.partition(":")
-            if key.strip() == "model name":
+            if key.strip() == wanted:
                 return value.strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _gpu() -> tuple[str | None, str | None]:

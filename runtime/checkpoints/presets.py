@@ -29,6 +29,7 @@ class Preset:
     summary: str
     build: Callable[[Path, Advance], None]
     version: int = 1
+    config: ModelConfig | None = None  # known before the weights are, for those with random ones
 
     @property
     def key(self) -> str:
@@ -36,12 +37,13 @@ class Preset:
         return f"{self.name}-v{self.version}"
 
 
-def _random(fields: Mapping[str, Any]) -> Callable[[Path, Advance], None]:
+def _random(name: str, summary: str, fields: Mapping[str, Any]) -> Preset:
+    config = ModelConfig.from_hf({"model_type": "llama", **fields})
+
     def build(directory: Path, advance: Advance) -> None:
-        config = ModelConfig.from_hf({"model_type": "llama", **fields})
         write_random_checkpoint(directory, config, SEED, advance)
 
-    return build
+    return Preset(name, summary, build, config=config)
 
 
 def _smollm2(directory: Path, advance: Advance) -> None:
@@ -100,12 +102,12 @@ _LLAMA_3_2_1B: Mapping[str, Any] = {
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("tiny", "random weights, 4 MB, for tests", _random(_TINY)),
-        Preset("llama-1b", "random weights, 16 layers of 2048, 32 KV heads", _random(_LLAMA_1B)),
-        Preset(
+        _random("tiny", "random weights, 4 MB, for tests", _TINY),
+        _random("llama-1b", "random weights, 16 layers of 2048, 32 KV heads", _LLAMA_1B),
+        _random(
             "llama-3.2-1b",
             "random weights, as llama-1b with 8 KV heads and llama3 RoPE scaling",
-            _random(_LLAMA_3_2_1B),
+            _LLAMA_3_2_1B,
         ),
         Preset("smollm2-135m", "SmolLM2-135M-Instruct, real weights", _smollm2),
     )

@@ -1,0 +1,125 @@
+"""The stages and the unsplit model as what the gate pairs: each opens a fresh process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from perfsuite.pairing import Contender, Open, Timed
+from perfsuite.results import PHASES
+from perfsuite.unsplit import Unsplit
+from runtime import SplitLlama
+from runtime.checkpoints import Checkpoint
+from runtime.slowdown import TOTAL, Slowdown
+
+
+def stage_contender(
+    checkpoint: Checkpoint,
+    stage: str,
+    input_ids: torch.Tensor,
+    *,
+    device: str,
+    threads: int,
+    slowdown: Mapping[str, float] | None = None,
+) -> Open:
+    """Return what opens a fresh worker of ``stage``, with its phases."""
+
+    @contextmanager
+    def opened() -> Iterator[Contender]:
+        with SplitLlama.launch(
+            checkpoint, stage=stage, device=device, threads=threads, slowdown=slowdown
+        ) as llama:
+
+            def run() -> Timed:
+                started = time.perf_counter()
+                llama.forward(input_ids)
+                seconds = time.perf_counter() - started
+                totals = dict(llama.last_trace.totals())
+                return Timed(seconds, {phase: float(totals[f"{phase}_s"]) for phase in PHASES})  # type: ignore[arg-type]
+
+            yield Contender(run, (int(llama.worker_info["pid"]),))
+
+    return opened
+
+
+def unsplit_contender(
+    checkpoint: Checkpoint, dtype: str, input_ids: torch.Tensor, *, device: str, threads: int
+) -> Open:
+    """Return what opens the unsplit model in a fresh process."""
+
+    @contextmanager
+    def opened() -> Iterator[Contender]:
+        with Unsplit(checkpoint.source, dtype, device=device, threads=threads) as unsplit:
+            unsplit.wait_until_ready()
+            yield Contender(lambda: Timed(unsplit.forward(input_ids).seconds), (unsplit.pid,))
+
+    return opened
+
+
+class Yardsticks:
+    """The unsplit models of a run: a subject's next process is paired with the next of them.
+
+    Started together, because that is most of their cost, and shared by the stages of one dtype.
+    A context manager, which ends them.
+    """
+
+    def __init__(self, count: int, start: Callable[[str], Open]) -> None:
+        self._count, self._start = count, start
+        self._stack = ExitStack()
+        self._running: dict[str, list[Contender]] = {}
+        self._next: dict[str, int] = {}
+
+    def opener(self, dtype: str) -> Open:
+        """Return what gives the next yardstick of ``dtype``, round and round."""
+        self._next[dtype] = 0
+
+        @contextmanager
+        def opened() -> Iterator[Contender]:
+            if dtype not in self._running:
+                self._running[dtype] = [
+                    self._stack.enter_context(self._start(dtype)()) for _ in range(self._count)
+                ]
+            number = self._next[dtype]
+            self._next[dtype] = number + 1
+            yield self._running[dtype][number % self._count]
+
+        return opened
+
+    def __enter__(self) -> Yardsticks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def callable_contender(
+    function: Callable[[], object], slowdown: Mapping[str, float] | None = None
+) -> Open:
+    """Return what times any callable in this process."""
+    slower = Slowdown(slowdown)
+
+    @contextmanager
+    def opened() -> Iterator[Contender]:
+        def run() -> Timed:
+            started = time.perf_counter()
+            function()
+            slower.stretch(TOTAL, time.perf_counter() - started)
+            return Timed(time.perf_counter() - started)
+
+        yield Contender(run)
+
+    return opened
+
+
+@contextmanager
+def compute_threads(threads: int) -> Iterator[None]:
+    """Compute with ``threads`` threads in this process while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

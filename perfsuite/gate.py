@@ -1,0 +1,272 @@
+"""One subject against its baseline: sample, judge, sample more where it is needed, confirm every red."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from perfsuite import baselines, deciding
+from perfsuite.baselines import Baselines, Entry
+from perfsuite.deciding import Judgement, Verdict
+from perfsuite.errors import MeasurementError
+from perfsuite.pairing import Open, Pairing, Replicate
+
+RECORDED_BATCHES = 3  # a baseline holds as many times the processes of one look
+DISTURBED_LIMIT = 0.25  # share of disturbed rounds with which no baseline is recorded
+LATENCY_MARGIN = 0.5  # for seconds, which a yardstick does not steady
+
+# Runs a pairing's loop; pytest-benchmark's where its statistics are wanted.
+Drive = Callable[[Pairing], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the gate samples. ``processes`` are measured per look, at most ``looks`` times."""
+
+    path: Path
+    update: bool = False
+    processes: int = 4
+    looks: int = deciding.MAX_LOOKS
+    time_limit_s: float = 120.0  # per subject, after which no further look begins
+    seed: int = 0
+
+
+@dataclass
+class Outcome:
+    """What is known of one subject after a run."""
+
+    name: str
+    verdict: Verdict | None  # None: recorded
+    reason: str
+    ratio: float
+    latency_ms: float
+    replicates: list[Replicate]
+    stored_ratio: float | None = None
+    judgement: Judgement | None = None
+    phases: dict[str, float] = field(default_factory=dict)
+    stored_phases: dict[str, float] = field(default_factory=dict)
+    portable: bool = False  # judged by another machine's ratio
+    looks: int = 1
+    failed: bool = False
+
+    @property
+    def disturbed(self) -> int:
+        """Rounds that were left out."""
+        return sum(replicate.disturbed for replicate in self.replicates)
+
+    @property
+    def grown(self) -> tuple[str, float] | None:
+        """The phase that grew most, and by how much of the yardstick's time."""
+        return deciding.grown_most(self.phases, self.stored_phases)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what reports hold of it."""
+        change = self.judgement.change if self.judgement else None
+        known = change is not None and math.isfinite(change.value)
+        return {
+            "name": self.name,
+            "verdict": self.verdict.value if self.verdict else "recorded",
+            "reason": self.reason,
+            "ratio": self.ratio,
+            "stored_ratio": self.stored_ratio,
+            "change": change.value if change and known else None,
+            "change_interval": [change.low, change.high] if change and known else None,
+            "margin": self.judgement.margin if self.judgement else None,
+            "latency_ms": self.latency_ms,
+            "phases": self.phases,
+            "grew_most": self.grown[0] if self.grown else None,
+            "portable": self.portable,
+            "processes": len(self.replicates),
+            "looks": self.looks,
+            "disturbed_rounds": self.disturbed,
+            "samples": [replicate.rounds for replicate in self.replicates],
+        }
+
+
+class Gate:
+    """Holds the baselines of this machine and workload, and decides on one subject after the other."""
+
+    def __init__(
+        self, settings: Settings, machine: dict[str, Any], workload: dict[str, Any]
+    ) -> None:
+        """Read the baselines.
+
+        Raises:
+            UsageError: if the file is damaged.
+        """
+        self.settings = settings
+        self.outcomes: list[Outcome] = []
+        self.baselines: Baselines = baselines.read(settings.path)
+        self.machine, self.workload = machine, workload
+        self._seed = settings.seed
+
+    @property
+    def known_machine(self) -> bool:
+        """Whether baselines of this very machine and workload are stored."""
+        return self.baselines.find(self.machine, self.workload) is not None
+
+    def stored(self, name: str) -> Entry | None:
+        """Return what is stored for ``name`` on this machine."""
+        profile = self.baselines.find(self.machine, self.workload)
+        return profile.entries.get(name) if profile else None
+
+    def has_baseline(self, name: str) -> bool:
+        """Whether ``name`` can be judged: here, or by the portable ratio on a machine without profile."""
+        if self.stored(name) is not None:
+            return True
+        return not self.known_machine and name in self.baselines.portable
+
+    def check(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
+        """Measure and judge ``name``; in update mode record it. ``drive`` runs the first look's loop.
+
+        Raises:
+            MeasurementError: if there is no baseline, or the machine is too disturbed to record one.
+        """
+        if self.settings.update:
+            outcome = self._record(name, subject, yardstick, drive)
+        elif self.has_baseline(name):
+            outcome = self._judge(name, subject, yardstick, drive)
+        else:
+            raise MeasurementError(f"{name}: no baseline in {self.settings.path}")
+        self.outcomes.append(outcome)
+        return outcome
+
+    def _measure(self, subject: Open, yardstick: Open, drive: Drive) -> list[Replicate]:
+        self._seed += 1
+        processes = self.settings.processes
+        with Pairing(subject, yardstick, processes=processes, seed=self._seed) as pairing:
+            drive(pairing)
+            return pairing.finish()
+
+    def _judge(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
+        entry, portable = self.stored(name), None
+        if entry is None:
+            portable = self.baselines.portable[name]
+            stored = [[math.log(portable)] * deciding.MIN_ROUNDS] * deciding.MIN_REPLICATES
+            margin = baselines.PORTABLE_MARGIN
+        else:
+            stored, margin = entry.replicates, entry.margin
+        deadline = time.monotonic() + self.settings.time_limit_s
+        looks, replicates = 1, self._measure(subject, yardstick, drive)
+
+        def judged() -> Judgement:
+            rounds = [replicate.rounds for replicate in replicates]
+            return deciding.judge(rounds, stored, margin=margin, looks=self.settings.looks)
+
+        judgement = judged()
+        while (
+            judgement.verdict is Verdict.INCONCLUSIVE
+            and looks < self.settings.looks
+            and time.monotonic() < deadline
+        ):
+            replicates += self._measure(subject, yardstick, run_all)
+            looks += 1
+            judgement = judged()
+        verdict, reason = judgement.verdict, judgement.reason
+        if verdict is Verdict.REGRESSION:
+            # On fresh processes, and by themselves: what was drawn by chance is not drawn twice.
+            fresh = self._measure(subject, yardstick, run_all)
+            looks += 1
+            replicates += fresh
+            judgement = judged()
+            alone = [replicate.rounds for replicate in fresh if replicate.rounds]
+            again = bool(alone) and deciding.location(alone) - deciding.location(
+                stored
+            ) > math.log1p(margin)
+            if judgement.verdict is not Verdict.REGRESSION or not again:
+                verdict, reason = Verdict.INCONCLUSIVE, "a red verdict that was not confirmed"
+        if verdict is not Verdict.REGRESSION and entry is not None and _slower(replicates, entry):
+            verdict = Verdict.REGRESSION
+            reason = f"milliseconds: more than {LATENCY_MARGIN:.0%} above the stored ones"
+        outcome = _outcome(name, verdict, reason, replicates, looks)
+        outcome.judgement, outcome.portable = judgement, entry is None
+        outcome.stored_ratio = entry.ratio if entry else portable
+        outcome.stored_phases = dict(entry.phases) if entry else {}
+        return outcome
+
+    def _record(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
+        replicates = self._measure(subject, yardstick, drive)
+        for _ in range(RECORDED_BATCHES - 1):
+            replicates += self._measure(subject, yardstick, run_all)
+        disturbed = sum(replicate.disturbed for replicate in replicates)
+        kept = sum(len(replicate.rounds) for replicate in replicates)
+        usable = [
+            replicate for replicate in replicates if len(replicate.rounds) >= deciding.MIN_ROUNDS
+        ]
+        if (
+            disturbed > DISTURBED_LIMIT * (disturbed + kept)
+            or len(usable) < deciding.MIN_REPLICATES
+        ):
+            raise MeasurementError(
+                f"{name}: not recorded: others used the machine in {disturbed} of {disturbed + kept} "
+                "rounds; end them and try again"
+            )
+        rounds = [replicate.rounds for replicate in usable]
+        outcome = _outcome(name, None, "recorded", usable, RECORDED_BATCHES)
+        profile = self.baselines.profile(self.machine, self.workload)
+        profile.recorded = provenance()
+        profile.entries[name] = Entry(
+            rounds,
+            [replicate.latency_s * 1e3 for replicate in usable],
+            baselines.measured_margin(rounds, self.settings.processes),
+            outcome.phases,
+        )
+        baselines.write(self.settings.path, self.baselines)
+        return outcome
+
+
+def run_all(pairing: Pairing) -> None:
+    """Drive a pairing without pytest-benchmark."""
+    for _ in range(pairing.runs):
+        pairing.prepare()
+        pairing.run()
+
+
+def provenance() -> dict[str, str]:
+    """Return the commit, empty where there is none, and the date of now."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607 - whichever git the user has
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    return {"commit": commit, "date": datetime.now(UTC).date().isoformat()}
+
+
+def _slower(replicates: Sequence[Replicate], entry: Entry) -> bool:
+    """Whether the seconds themselves lie wholly above their margin: fastest now against slowest then."""
+    return min(replicate.latency_s for replicate in replicates) * 1e3 > max(entry.latency_ms) * (
+        1 + LATENCY_MARGIN
+    )
+
+
+def _outcome(
+    name: str, verdict: Verdict | None, reason: str, replicates: list[Replicate], looks: int
+) -> Outcome:
+    rounds = [replicate.rounds for replicate in replicates if replicate.rounds]
+    if not rounds:
+        reason = "others used the machine all the time"
+    names = replicates[0].phases
+    return Outcome(
+        name=name,
+        verdict=verdict,
+        reason=reason,
+        ratio=math.exp(deciding.location(rounds)) if rounds else math.nan,
+        latency_ms=median(replicate.latency_s for replicate in replicates) * 1e3,
+        replicates=replicates,
+        phases={
+            phase: fmean(replicate.phases[phase] for replicate in replicates) for phase in names
+        },
+        looks=looks,
+    )
