@@ -7,4 +7,4 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
 
-pytest_plugins = ["perfsuite.plugin"]
+pytest_plugins = ["perfsuite.plugin", "pytester"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -48,12 +49,11 @@ def stage_contender(
 def unsplit_contender(
     checkpoint: Checkpoint, dtype: str, input_ids: torch.Tensor, *, device: str, threads: int
 ) -> Open:
-    """Return what opens the unsplit model in a fresh process."""
+    """Return what opens the unsplit model in a fresh process; its first run waits until it is loaded."""
 
     @contextmanager
     def opened() -> Iterator[Contender]:
         with Unsplit(checkpoint.source, dtype, device=device, threads=threads) as unsplit:
-            unsplit.wait_until_ready()
             yield Contender(lambda: Timed(unsplit.forward(input_ids).seconds), (unsplit.pid,))
 
     return opened
@@ -62,31 +62,39 @@ def unsplit_contender(
 class Yardsticks:
     """The unsplit models of a run: a subject's next process is paired with the next of them.
 
-    Started together, because that is most of their cost, and shared by the stages of one dtype.
+    Starting them is most of their cost, so subjects share them; but a subject that has met them all, in
+    its next look, gets fresh ones: what is peculiar to one process must not return in every look.
     A context manager, which ends them.
     """
 
     def __init__(self, count: int, start: Callable[[str], Open]) -> None:
         self._count, self._start = count, start
         self._stack = ExitStack()
-        self._running: dict[str, list[Contender]] = {}
-        self._next: dict[str, int] = {}
+        self._running: dict[str, tuple[ExitStack, list[Contender]]] = {}
 
     def opener(self, dtype: str) -> Open:
-        """Return what gives the next yardstick of ``dtype``, round and round."""
-        self._next[dtype] = 0
+        """Return what gives one subject the next yardstick of ``dtype``."""
+        numbers = itertools.count()
 
         @contextmanager
         def opened() -> Iterator[Contender]:
-            if dtype not in self._running:
-                self._running[dtype] = [
-                    self._stack.enter_context(self._start(dtype)()) for _ in range(self._count)
-                ]
-            number = self._next[dtype]
-            self._next[dtype] = number + 1
-            yield self._running[dtype][number % self._count]
+            number = next(numbers)
+            if dtype not in self._running or (number and number % self._count == 0):
+                self._renew(dtype)
+            yield self._running[dtype][1][number % self._count]
 
         return opened
+
+    def _renew(self, dtype: str) -> None:
+        if dtype in self._running:
+            self._running.pop(dtype)[0].close()
+        stack = self._stack.enter_context(ExitStack())
+        opening = [self._start(dtype)() for _ in range(self._count)]
+        running = [stack.enter_context(one) for one in opening]
+        # They load side by side; nothing is measured before the last of them has run once.
+        for contender in running:
+            contender.run()
+        self._running[dtype] = stack, running
 
     def __enter__(self) -> Yardsticks:
         return self

@@ -112,6 +112,11 @@ class Gate:
         """Whether baselines of this very machine and workload are stored."""
         return self.baselines.find(self.machine, self.workload) is not None
 
+    def names_here(self) -> set[str]:
+        """Return the subjects that are stored for this machine and workload."""
+        profile = self.baselines.find(self.machine, self.workload)
+        return set(profile.entries) if profile else set()
+
     def stored(self, name: str) -> Entry | None:
         """Return what is stored for ``name`` on this machine."""
         profile = self.baselines.find(self.machine, self.workload)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from perfsuite import verdicts
+from perfsuite.baselines import fingerprint_of
 from perfsuite.contenders import (
     Yardsticks,
     callable_contender,
@@ -81,7 +82,6 @@ def latency_gate(request: pytest.FixtureRequest) -> Iterator[LatencyGate]:
     """Gate a stage or any callable; see ``LatencyGate``."""
     session = request.config.stash[_GATE]
     if _parallel(request.config):
-        session.refused = True
         pytest.skip("latency is not measured in parallel: run without pytest-xdist's -n")
     with compute_threads(session.threads):
         yield LatencyGate(request, session)
@@ -99,7 +99,8 @@ class GateSession:
         self._config = config
         self._gate: Gate | None = None
         self._cleanup = ExitStack()
-        self.refused = False
+        # Whether every test of every file is run, as far as one can see.
+        self.whole = not any("::" in argument for argument in config.args)
         self.report: Path | None = config.option.perf_report
         if self.report is not None:
             check_writable(self.report)
@@ -139,6 +140,12 @@ class GateSession:
         """What has been decided so far."""
         return self._gate.outcomes if self._gate else []
 
+    def unused(self) -> list[str]:
+        """Return the baselines of this machine that a whole run did not ask for."""
+        if not self.whole or not self.outcomes:
+            return []
+        return sorted(self.gate.names_here() - {outcome.name for outcome in self.outcomes})
+
     @property
     def gate(self) -> Gate:
         """The gate of this machine and workload; the baselines are read at its first use."""
@@ -149,7 +156,7 @@ class GateSession:
                 "tokens": self.tokens,
                 "device": config.getini("perf_device"),
             }
-            machine: dict[str, Any] = dict(fingerprint(self.threads))
+            machine = fingerprint_of(fingerprint(self.threads))
             self._gate = Gate(self.settings, machine, workload)
         return self._gate
 
@@ -270,9 +277,18 @@ class LatencyGate:
 _OUTCOME = pytest.StashKey[Outcome]()
 
 
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Note that not every test is run."""
+    if items:
+        items[0].config.stash[_GATE].whole = False
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the report, and fail a whole run that left a baseline unused."""
     gate_session = session.config.stash[_GATE]
+    gate_session.whole &= not session.testsfailed and not session.shouldstop
+    if session.exitstatus == pytest.ExitCode.OK and gate_session.unused():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if gate_session.report is not None:
         write_json(
             gate_session.report,
@@ -306,6 +322,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(f"slowed on purpose: {name}: {factors}")
     head, *lines = verdicts.summary(outcomes)
     terminalreporter.line(head, bold=True)
+    for name in session.unused():
+        terminalreporter.line(
+            f"unused baseline: {name}: no test asked for it; remove it from {gate.settings.path}",
+            red=True,
+        )
     for line, outcome in zip(lines, outcomes, strict=True):
         red = outcome.verdict is Verdict.REGRESSION
         terminalreporter.line(line, red=red, green=outcome.verdict is Verdict.PASS)

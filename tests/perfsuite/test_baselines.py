@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perfsuite.baselines import (
+    LEAST_MARGIN,
+    Baselines,
+    Entry,
+    Profile,
+    fingerprint_of,
+    measured_margin,
+    read,
+    write,
+)
+from perfsuite.errors import UsageError
+from perfsuite.machine import fingerprint
+
+MACHINE = {"cpu": "one", "threads": 1}
+WORKLOAD = {"model": "tiny", "tokens": 64}
+
+
+def entry(ratio: float = 2.0) -> Entry:
+    rows = [[float(np.log(ratio)) + 0.001 * i + 0.0001 * j for j in range(4)] for i in range(4)]
+    return Entry(rows, [10.0, 11.0, 10.5, 10.2], 0.05, {"device": 1.25})
+
+
+def stored(path: Path) -> Baselines:
+    baselines = Baselines([Profile(MACHINE, WORKLOAD, {"commit": "abc"}, {"fused": entry()})])
+    write(path, baselines)
+    return baselines
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "baselines.json"
+    stored(path)
+    again = read(path)
+    profile = again.find(MACHINE, WORKLOAD)
+    assert profile is not None
+    assert profile.entries["fused"].replicates[1] == pytest.approx(entry().replicates[1], abs=1e-4)
+    assert again.portable["fused"] == pytest.approx(2.0, rel=0.01)
+    assert again.find({**MACHINE, "cpu": "other"}, WORKLOAD) is None
+
+
+def test_writing_what_was_read_changes_no_byte(tmp_path: Path) -> None:
+    path = tmp_path / "baselines.json"
+    stored(path)
+    before = path.read_bytes()
+    write(path, read(path))
+    assert path.read_bytes() == before
+
+
+def test_a_diff_has_one_line_per_process(tmp_path: Path) -> None:
+    path = tmp_path / "baselines.json"
+    stored(path)
+    lines = path.read_text().splitlines()
+    assert sum(line.strip().startswith("[0.") for line in lines) == 4
+
+
+def test_a_file_that_does_not_exist_is_empty(tmp_path: Path) -> None:
+    assert read(tmp_path / "none.json") == Baselines()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("{", "damaged"),
+        ("[]", "schema"),
+        ('{"schema": 0}', "older"),
+        ('{"schema": 99}', "newer"),
+        ('{"schema": 1}', "profiles"),
+        ('{"schema": 1, "profiles": [{}], "portable": {}}', "machine"),
+        ('{"schema": 1, "profiles": [], "portable": {"fused": -1}}', "positive"),
+        ('{"schema": 1, "profiles": 3, "portable": {}}', "damaged"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_with_its_fault(
+    tmp_path: Path, damage: str, named: str
+) -> None:
+    path = tmp_path / "baselines.json"
+    path.write_text(damage)
+    with pytest.raises(UsageError, match=named):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("margin", 0),
+        ("margin", "wide"),
+        ("margin", True),
+        ("replicates", [[1.0, 2.0]]),
+        ("replicates", [[0.7, 0.7, None]] * 4),
+        ("latency_ms", [-1.0]),
+        ("ratio", 3.0),
+        ("phases", {"device": "long"}),
+    ],
+)
+def test_a_damaged_entry_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    path = tmp_path / "baselines.json"
+    stored(path)
+    data = json.loads(path.read_text())
+    data["profiles"][0]["entries"]["fused"][field] = value
+    path.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="damaged"):
+        read(path)
+
+
+def test_the_margin_is_what_unchanged_runs_differ_by() -> None:
+    rng = np.random.default_rng(0)
+    quiet = [[0.5] * 4] * 12
+    noisy = [[value] * 4 for value in rng.normal(0.5, 0.1, 12)]
+    assert measured_margin(quiet, 4) == LEAST_MARGIN
+    assert 0.05 < measured_margin(noisy, 4) < 0.3
+
+
+def test_a_fingerprint_leaves_out_what_latency_does_not_hang_on() -> None:
+    machine = fingerprint(2)
+    assert fingerprint_of({**machine, "kernel": "other"}) == fingerprint_of(machine)
+    assert fingerprint_of({**machine, "torch": "other"}) != fingerprint_of(machine)
