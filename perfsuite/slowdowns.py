@@ -27,11 +27,11 @@ def parse_slowdowns(texts: Sequence[str]) -> dict[str, dict[str, float]]:
                 raise ValueError
             factors = {phase: float(factor)}
             Slowdown(factors)
+        except InputError as error:
+            raise UsageError(f"--perf-slowdown {text}: {error}") from error
         except ValueError:
             raise UsageError(
                 f"--perf-slowdown {text}: must be NAME=FACTOR or NAME:PHASE=FACTOR"
             ) from None
-        except InputError as error:
-            raise UsageError(f"--perf-slowdown {text}: {error}") from error
         found.setdefault(name, {}).update(factors)
     return found
