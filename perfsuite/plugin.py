@@ -14,22 +14,22 @@ from typing import Any
 
 import pytest
 
-from perfsuite import verdicts
-from perfsuite.baselines import fingerprint_of
-from perfsuite.contenders import (
+from perfsuite.errors import MeasurementError, PerfsuiteError, UsageError
+from perfsuite.files import check_writable, write_json
+from perfsuite.gate import verdicts
+from perfsuite.gate.baselines import fingerprint_of
+from perfsuite.gate.contenders import (
     Yardsticks,
     callable_contender,
     compute_threads,
     stage_contender,
     unsplit_contender,
 )
-from perfsuite.deciding import Verdict
-from perfsuite.errors import MeasurementError, PerfsuiteError, UsageError
-from perfsuite.files import check_writable, write_json
-from perfsuite.gate import Gate, Outcome, Settings, run_all
+from perfsuite.gate.deciding import Verdict
+from perfsuite.gate.judging import Gate, Outcome, Settings, run_all
+from perfsuite.gate.pairing import Open, Pairing
+from perfsuite.gate.slowdowns import parse_slowdowns
 from perfsuite.machine import fingerprint
-from perfsuite.pairing import Open, Pairing
-from perfsuite.slowdowns import parse_slowdowns
 
 _GATE = pytest.StashKey["GateSession"]()
 

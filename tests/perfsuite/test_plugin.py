@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from perfsuite.baselines import Baselines, Entry, Profile, fingerprint_of, write
+from perfsuite.gate.baselines import Baselines, Entry, Profile, fingerprint_of, write
 from perfsuite.machine import fingerprint
 
 WORKLOAD = {"model": "tiny", "tokens": 64, "device": "cpu"}

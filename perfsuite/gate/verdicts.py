@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from perfsuite.gate import Outcome
+from perfsuite.gate.judging import Outcome
 
 _SIGNS = {
     "regression": "🔴",

@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from perfsuite import baselines, deciding
-from perfsuite.baselines import Baselines, Entry
-from perfsuite.deciding import Judgement, Verdict
 from perfsuite.errors import MeasurementError
-from perfsuite.pairing import Open, Pairing, Replicate
+from perfsuite.gate import baselines, deciding
+from perfsuite.gate.baselines import Baselines, Entry
+from perfsuite.gate.deciding import Judgement, Verdict
+from perfsuite.gate.pairing import Open, Pairing, Replicate
 
 RECORDED_BATCHES = 3  # a baseline holds as many times the processes of one look
 DISTURBED_LIMIT = 0.25  # share of disturbed rounds with which no baseline is recorded

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import log
 from statistics import median
 
-from perfsuite.disturbance import DISTURBED_SHARE, Watch
+from perfsuite.gate.disturbance import DISTURBED_SHARE, Watch
 from perfsuite.measuring import collector_paused
 
 PAIRS_PER_ROUND = 10

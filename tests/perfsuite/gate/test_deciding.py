@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfsuite.deciding import (
+from perfsuite.gate.deciding import (
     MIN_REPLICATES,
     Verdict,
     change,

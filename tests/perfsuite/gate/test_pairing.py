@@ -8,9 +8,9 @@ from math import log
 
 import pytest
 
-from perfsuite.contenders import Yardsticks, callable_contender
-from perfsuite.disturbance import Watch
-from perfsuite.pairing import PAIRS_PER_ROUND, ROUNDS, Contender, Open, Pairing, Timed, measure
+from perfsuite.gate.contenders import Yardsticks, callable_contender
+from perfsuite.gate.disturbance import Watch
+from perfsuite.gate.pairing import PAIRS_PER_ROUND, ROUNDS, Contender, Open, Pairing, Timed, measure
 
 
 class Fake:

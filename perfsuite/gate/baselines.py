@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from perfsuite import deciding
 from perfsuite.errors import UsageError
 from perfsuite.files import write_text
+from perfsuite.gate import deciding
 from perfsuite.machine import Machine
 
 SCHEMA = 1

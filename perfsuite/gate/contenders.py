@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from perfsuite.pairing import Contender, Open, Timed
+from perfsuite.gate.pairing import Contender, Open, Timed
 from perfsuite.results import PHASES
 from perfsuite.unsplit import Unsplit
 from runtime import SplitLlama

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perfsuite.baselines import (
+from perfsuite.errors import UsageError
+from perfsuite.gate.baselines import (
     LEAST_MARGIN,
     Baselines,
     Entry,
@@ -17,7 +18,6 @@ from perfsuite.baselines import (
     read,
     write,
 )
-from perfsuite.errors import UsageError
 from perfsuite.machine import fingerprint
 
 MACHINE = {"cpu": "one", "threads": 1}
