@@ -32,7 +32,7 @@ class Settings:
 
     path: Path
     update: bool = False
-    processes: int = 4
+    processes: int = 8
     looks: int = deciding.MAX_LOOKS
     time_limit_s: float = 120.0  # per subject, after which no further look begins
     seed: int = 0
