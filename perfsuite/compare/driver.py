@@ -6,8 +6,9 @@ fresh worker process; both are forked from this one, which has only imported wha
 importing torch is most of what starting them costs.
 
     <- {"stages": ["baseline", ...]}                                                 once
-    -> {"open": {"model": "tiny", "stage": "fused", "tokens": 64, "device": "cpu", "threads": 1}}
-    <- {"pids": [1, 2]}        the trusted process and the worker       or {"error": "..."}
+    -> {"open": {"model": "tiny", "stage": "fused", "tokens": 64, "device": "cpu", "threads": 1,
+                 "cpus": [0, 1]}}      of the trusted process and of the worker; null: any
+    <- {"pids": [1, 2]}                the same two                     or {"error": "..."}
     -> {"run": true}
     <- {"seconds": 0.006, "phases": {"device": 0.004}}                  or {"error": "..."}
     -> {"close": true}
@@ -98,13 +99,16 @@ def _opened(options: Mapping[str, Any]) -> Iterator[tuple[SplitLlama, int]]:
     from runtime import STAGES, SplitLlama, load_checkpoint
 
     stage, device, threads = options["stage"], options["device"], int(options["threads"])
+    trusted_cpu, worker_cpu = options["cpus"] or (None, None)
     with tempfile.TemporaryDirectory(prefix="perfsuite-compare-") as folder:
         address = Path(folder) / "worker"
         scheme = "unix" if STAGES[stage].transport == "shared-memory" else "ipc"
         endpoint = f"{scheme}://{address}"
         command = ["--model", options["model"], "--stage", stage, "--device", device]
-        worker = _fork_worker([*command, "--threads", str(threads), "--endpoint", endpoint])
+        command += ["--threads", str(threads), "--endpoint", endpoint]
+        worker = _fork_worker(command, worker_cpu)
         try:
+            _pin(trusted_cpu)
             torch.set_num_threads(threads)
             checkpoint = load_checkpoint(options["model"])
             _wait_for(address, worker)
@@ -115,11 +119,12 @@ def _opened(options: Mapping[str, Any]) -> Iterator[tuple[SplitLlama, int]]:
             os.waitpid(worker, 0)
 
 
-def _fork_worker(command: Sequence[str]) -> int:
+def _fork_worker(command: Sequence[str], cpu: int | None) -> int:
     worker = os.fork()
     if worker:
         return worker
     _end_with_parent()
+    _pin(cpu)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     from runtime.worker import main
 
@@ -128,6 +133,11 @@ def _fork_worker(command: Sequence[str]) -> int:
     finally:
         traceback.print_exc()
         os._exit(1)
+
+
+def _pin(cpu: int | None) -> None:
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
 
 
 def _wait_for(address: Path, worker: int) -> None:

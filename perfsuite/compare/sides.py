@@ -61,7 +61,7 @@ class Side:
 
         @contextmanager
         def opened() -> Iterator[Contender]:
-            wanted = {"stage": stage, **vars(self._workload)}
+            wanted = {"stage": stage, **vars(self._workload), "cpus": _cpus(self._workload.threads)}
             pids = self._ask({"open": wanted}, _START_TIMEOUT_S)["pids"]
             yield Contender(run, tuple(pids))
             if not self.failed:  # else the whole driver is ended soon
@@ -98,6 +98,15 @@ def sides(head: Tree, base: Tree, workload: Workload, scratch: Path) -> Iterator
             for conversation in (of_head, of_base)
         ]
         yield started[0], started[1]
+
+
+def _cpus(threads: int) -> list[int] | None:
+    """Return a processor each for the trusted process and the worker, None where they need more.
+
+    They take turns; moved about by the scheduler, what a pair of runs gives varies twice as much.
+    """
+    available = sorted(os.sched_getaffinity(0))
+    return available[:2] if threads == 1 and len(available) > 1 else None
 
 
 def _driver(tree: Tree, scratch: Path) -> Conversation:
