@@ -118,7 +118,8 @@ def _prepare(arguments: argparse.Namespace, stack: ExitStack) -> Comparison:
     folder = stack.enter_context(revisions.worktree(root, base))
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perfsuite-")))
     python = Path(sys.executable)
-    if not environments.declared(folder).same_as(environments.declared(root)):
+    wanted = environments.declared(folder)
+    if not (wanted.same_as(environments.declared(root)) or wanted.satisfied()):
         print(f"BASE {base}: other dependencies; installing them", file=sys.stderr)
         python = environments.build(folder, scratch / "environment")
     return Comparison(

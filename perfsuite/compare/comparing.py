@@ -88,12 +88,12 @@ class Comparison:
         """Measure and judge one stage."""
         result = StageResult(name)
 
-        def measure(look: int) -> list[Replicate]:
+        def measure(look: int, processes: int) -> list[Replicate]:
             with self._sides() as (head, base):
                 pairing = Pairing(
                     head.opener(name),
                     base.opener(name),
-                    processes=self.rules.processes,
+                    processes=processes,
                     rounds=self.rules.rounds,
                     seed=self.seed + look,
                 )

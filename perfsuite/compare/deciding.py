@@ -46,14 +46,14 @@ def judge_change(replicates: Replicates, *, margin: float, looks: int) -> Judgem
     return deciding.judge(replicates, unchanged, margin=margin, looks=looks)
 
 
-def decide(measure: Callable[[int], list[Replicate]], rules: Rules) -> Decision:
-    """Judge what ``measure(look)`` returns, and call it again while the verdict is open.
+def decide(measure: Callable[[int, int], list[Replicate]], rules: Rules) -> Decision:
+    """Judge what ``measure(look, processes)`` returns, and call it again while the verdict is open.
 
-    A red verdict is measured once more on fresh processes; it stays red only if these alone lie above the
-    margin as well.
+    A red verdict is measured once more on half as many fresh processes; it stays red only if these alone
+    lie above the margin as well.
     """
     deadline = time.monotonic() + rules.time_limit_s
-    replicates = measure(0)
+    replicates = measure(0, rules.processes)
     looks = 1
 
     def judged() -> Judgement:
@@ -65,11 +65,11 @@ def decide(measure: Callable[[int], list[Replicate]], rules: Rules) -> Decision:
         and looks < rules.looks
         and time.monotonic() < deadline
     ):
-        replicates += measure(looks)
+        replicates += measure(looks, rules.processes)
         looks += 1
         judgement = judged()
     if judgement.verdict is Verdict.REGRESSION:
-        fresh = measure(looks)
+        fresh = measure(looks, max(deciding.MIN_REPLICATES, rules.processes // 2))
         replicates += fresh
         looks += 1
         judgement = judged()

@@ -1,4 +1,4 @@
-"""The Python that a revision runs on: this one, unless the revision declares other dependencies.
+"""The Python that a revision runs on: this one, unless the revision declares dependencies that it lacks.
 
 What it declares is in ``pyproject.toml`` (``requires-python`` and ``dependencies``) and, where there is
 one, in ``constraints.txt``; of the latter, only pins of packages that the dependencies bring count, so
@@ -7,6 +7,7 @@ that a newer linter builds nothing.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import sysconfig
@@ -38,13 +39,26 @@ class Declared:
         """Whether both may run on one environment: equal requirements, equal pins of what these bring."""
         if (self.python, self.requirements) != (other.python, other.requirements):
             return False
-        brought = _closure(self.requirements)
+        brought = {requirement.name for requirement in _closure(self.requirements)}
         differing = {
             name
             for name in self.pins.keys() | other.pins.keys()
             if self.pins.get(name) != other.pins.get(name)
         }
         return not differing & brought
+
+    def satisfied(self) -> bool:
+        """Whether what is installed here is what this tree declares."""
+        for requirement in _closure(self.requirements):
+            pinned = Requirement(self.pins.get(requirement.name, requirement.name))
+            try:
+                version = metadata.version(requirement.name)
+            except metadata.PackageNotFoundError:
+                return False
+            for wanted in (requirement.specifier, pinned.specifier):
+                if not wanted.contains(version, prereleases=True):
+                    return False
+        return True
 
 
 def declared(tree: Path) -> Declared:
@@ -59,7 +73,7 @@ def declared(tree: Path) -> Declared:
         python = str(project.get("requires-python", ""))
         requirements = frozenset(str(Requirement(text)) for text in project.get("dependencies", []))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidRequirement) as error:
-        raise UsageError(f"{path.name} of {tree.name}: cannot be read: {error!r}") from error
+        raise UsageError(f"{path.name} of {tree.name}: cannot be read: {error}") from error
     pins = {}
     if (tree / "constraints.txt").is_file():
         for line in (tree / "constraints.txt").read_text(encoding="utf-8").splitlines():
@@ -82,12 +96,13 @@ def build(tree: Path, folder: Path) -> Path:
     running = ".".join(map(str, sys.version_info[:3]))
     if not SpecifierSet(wanted.python).contains(running, prereleases=True):
         raise UsageError(f"BASE needs Python {wanted.python}, and this is {running}")
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / "bin" / "python"
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     beneath = folder / "lib" / version / "site-packages" / "beneath.pth"
     beneath.write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
-    command = [str(python), "-m", "pip", "install", "--quiet", *sorted(wanted.requirements)]
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    command += sorted(wanted.requirements)
     if wanted.pins:
         command += ["--constraint", str(tree / "constraints.txt")]
     try:
@@ -95,10 +110,8 @@ def build(tree: Path, folder: Path) -> Path:
             command, check=True, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S
         )
     except subprocess.CalledProcessError as error:
-        words = [line for line in error.stderr.splitlines() if line.startswith("ERROR")]
-        raise UsageError(
-            f"BASE's dependencies cannot be installed: {(words or ['pip failed'])[-1]}"
-        ) from error
+        words = error.stderr.strip().rpartition("\n")[2] or "pip failed"
+        raise UsageError(f"BASE's dependencies cannot be installed: {words}") from error
     except subprocess.TimeoutExpired as error:
         raise UsageError("BASE's dependencies cannot be installed: pip took too long") from error
     return python
@@ -111,18 +124,20 @@ def _requirement(text: str) -> Requirement:
         raise UsageError(f"constraints.txt: {text}: {error}") from error
 
 
-def _closure(requirements: Iterable[str]) -> set[str]:
-    """Return the canonical names of all that the requirements bring, as far as it is installed here."""
-    found: set[str] = set()
+def _closure(requirements: Iterable[str]) -> list[Requirement]:
+    """Return all that the requirements bring, as far as it is installed here; names are canonical."""
+    found: list[Requirement] = []
+    seen: set[str] = set()
     pending = [Requirement(text) for text in requirements]
     while pending:
         requirement = pending.pop()
-        name = canonicalize_name(requirement.name)
-        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        found.add(name)
-        try:
-            pending += map(Requirement, metadata.requires(name) or [])
-        except metadata.PackageNotFoundError:
+        requirement.name = canonicalize_name(requirement.name)
+        found.append(requirement)
+        if requirement.name in seen:
             continue
+        seen.add(requirement.name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            pending += map(Requirement, metadata.requires(requirement.name) or [])
     return found

@@ -97,7 +97,8 @@ def _change(result: StageResult) -> str:
 
 
 def _moved(result: StageResult) -> str:
-    if result.moved is None:
+    unmoved = result.decision is None or result.decision.judgement.verdict is Verdict.PASS
+    if unmoved or result.moved is None:
         return "-"
     phase, seconds = result.moved
     return f"{phase} {seconds * 1e3:+.2f} ms"

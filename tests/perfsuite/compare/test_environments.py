@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def tree(folder: Path, dependencies: str, constraints: str = "", python: str = "
     ("base", "same"),
     [
         (('"rich"', "rich==15.0.0\nruff==0.17.6"), True),
-        (('"rich" # the same', "rich == 15.0.0\nRuff==0.1  # a linter"), True),
+        (("'rich'", "rich == 15.0.0\nRuff==0.1  # a linter"), True),
         (('"rich"', "rich==14.0.0\nruff==0.17.6"), False),
         (('"rich>=1"', "rich==15.0.0\nruff==0.17.6"), False),
         (('"rich", "numpy"', "rich==15.0.0\nruff==0.17.6"), False),
@@ -39,10 +40,30 @@ def test_only_what_the_dependencies_bring_makes_trees_differ(
     assert declared(tree(tmp_path / "base", *base)).same_as(head) is same
 
 
+@pytest.mark.parametrize(
+    ("base", "satisfied"),
+    [
+        (('"rich"',), True),
+        (('"rich>=1"', f"rich=={version('rich')}"), True),
+        (('"rich>=1"', "rich==1.0"), False),
+        (('"rich<2"',), False),
+        (('"rich"', "Pygments==1.0"), False),
+        (('"rich"', "ruff==0.0.1"), True),
+        (('"no-such-package"',), False),
+        (("\"no-such-package; python_version < '3'\"",), True),
+    ],
+)
+def test_what_is_installed_may_be_what_is_declared(
+    tmp_path: Path, base: tuple[str, ...], satisfied: bool
+) -> None:
+    assert declared(tree(tmp_path / "base", *base)).satisfied() is satisfied
+
+
 def test_this_project_is_the_same_as_itself() -> None:
     root = Path(__file__).parents[3]
     assert declared(root).same_as(declared(root))
     assert "torch" in declared(root).pins
+    assert declared(root).satisfied()
 
 
 @pytest.mark.parametrize("text", ["", "[project", "[project]\ndependencies = ['a b c']"])

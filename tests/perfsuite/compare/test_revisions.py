@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,15 +8,11 @@ import pytest
 from perfsuite.compare.revisions import Revision, find_root, head, resolve, worktree
 from perfsuite.errors import UsageError
 
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    command = ["git", "-C", str(folder), *identity, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+Git = Callable[..., str]
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, git: Git) -> Path:
     """Two commits: `file` holds "old" in the first and "new" in the second."""
     root = tmp_path / "repository"
     root.mkdir()
@@ -44,7 +40,7 @@ def test_what_is_no_commit_is_refused_by_name(repository: Path, name: str) -> No
         resolve(repository, name)
 
 
-def test_an_empty_repository_has_no_head(tmp_path: Path) -> None:
+def test_an_empty_repository_has_no_head(tmp_path: Path, git: Git) -> None:
     git(tmp_path, "init", "--quiet")
     with pytest.raises(UsageError, match="no such revision"):
         head(tmp_path)
@@ -63,7 +59,7 @@ def test_a_revision_shows_name_and_commit() -> None:
     assert str(Revision("01234567", commit)) == "0123456789"
 
 
-def test_the_work_tree_holds_the_revision_and_goes_away(repository: Path) -> None:
+def test_the_work_tree_holds_the_revision_and_goes_away(repository: Path, git: Git) -> None:
     marker = repository.parent / "hook-ran"
     hook = repository / ".git" / "hooks" / "post-checkout"
     hook.write_text(f"#!/bin/sh\ntouch {marker}\n")
@@ -78,14 +74,14 @@ def test_the_work_tree_holds_the_revision_and_goes_away(repository: Path) -> Non
     assert not marker.exists()
 
 
-def test_the_work_tree_goes_away_after_an_exception(repository: Path) -> None:
+def test_the_work_tree_goes_away_after_an_exception(repository: Path, git: Git) -> None:
     with pytest.raises(KeyError), worktree(repository, resolve(repository, "HEAD")) as folder:
         raise KeyError
     assert not folder.exists()
     assert git(repository, "worktree", "list").count("\n") == 0
 
 
-def test_what_git_cannot_check_out_leaves_nothing(repository: Path) -> None:
+def test_what_git_cannot_check_out_leaves_nothing(repository: Path, git: Git) -> None:
     lost = Revision("lost", "0" * 40)
     with pytest.raises(UsageError, match="cannot be checked out"), worktree(repository, lost):
         pass
