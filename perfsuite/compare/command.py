@@ -96,9 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
     if not 0 < arguments.margin < math.inf:
         raise UsageError(f"--margin {arguments.margin}: must be positive")
-    for path in (arguments.json, arguments.markdown):
-        if path is not None:
-            check_writable(path)
+    for option in ("json", "markdown"):
+        if getattr(arguments, option) is not None:
+            check_writable(getattr(arguments, option), option=f"--{option}")
     with ExitStack() as stack:
         stack.enter_context(_ended_by_exceptions())
         comparison = _prepare(arguments, stack)
@@ -145,7 +145,7 @@ def _compare(comparison: Comparison, arguments: argparse.Namespace) -> int:
     names, results = comparison.stages(wanted)
     with RunProgress(len(names)) as progress:
         for name in names:
-            progress.begin_run(name, 0)
+            progress.begin(name)
             results.append(comparison.stage(name))
     if not any(result.decision for result in results):
         problems = "; ".join(f"{result.name}: {result.problem}" for result in results)

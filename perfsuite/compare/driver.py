@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from runtime import SplitLlama
 
 _START_TIMEOUT_S = 120.0
+_ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -112,7 +113,9 @@ def _opened(options: Mapping[str, Any]) -> Iterator[tuple[SplitLlama, int]]:
             torch.set_num_threads(threads)
             checkpoint = load_checkpoint(options["model"])
             _wait_for(address, worker)
-            with SplitLlama.launch(checkpoint, stage, device, endpoint=endpoint) as llama:
+            with _patiently(
+                lambda: SplitLlama.launch(checkpoint, stage, device, endpoint=endpoint)
+            ) as llama:
                 yield llama, worker
         finally:
             os.kill(worker, signal.SIGKILL)
@@ -140,8 +143,18 @@ def _pin(cpu: int | None) -> None:
         os.sched_setaffinity(0, {cpu})
 
 
+def _patiently(launch: Callable[[], SplitLlama]) -> SplitLlama:
+    """Connect; again after a moment, because an address is there a little before somebody listens at it."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return launch()
+        except Exception:  # noqa: BLE001 - the last attempt's is the one that is told
+            time.sleep(0.1)
+    return launch()
+
+
 def _wait_for(address: Path, worker: int) -> None:
-    """Wait until the worker listens at ``address``; a little later it also accepts."""
+    """Wait until the worker has made its address."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     while not address.exists():
         if os.waitid(os.P_PID, worker, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -149,7 +162,6 @@ def _wait_for(address: Path, worker: int) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError("the worker did not listen within its deadline")
         time.sleep(0.002)
-    time.sleep(0.01)
 
 
 def _prompt(llama: SplitLlama, tokens: int) -> Any:

@@ -43,7 +43,7 @@ def find_root(folder: Path) -> Path:
         return Path(_git(folder, "rev-parse", "--show-toplevel"))
     except subprocess.CalledProcessError as error:
         raise UsageError(
-            f"{folder}: not in a git work tree: run compare in the checkout that is to be compared"
+            f"{folder}: run compare in the git work tree that is to be compared: {_words(error)}"
         ) from error
 
 
@@ -91,8 +91,7 @@ def worktree(root: Path, revision: Revision) -> Iterator[Path]:
             _git(root, "worktree", "add", "--detach", "--quiet", str(folder), revision.commit)
         except subprocess.CalledProcessError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            words = error.stderr.strip().rpartition("\n")[2]
-            raise UsageError(f"BASE {revision}: cannot be checked out: {words}") from error
+            raise UsageError(f"BASE {revision}: cannot be checked out: {_words(error)}") from error
     try:
         yield folder
     finally:
@@ -121,3 +120,8 @@ def _git(folder: Path, *arguments: str) -> str:
         raise UsageError("git is not installed, or not on the path") from error
     except subprocess.TimeoutExpired as error:
         raise UsageError(f"git {arguments[0]} took longer than {_TIMEOUT_S:.0f} s") from error
+
+
+def _words(error: subprocess.CalledProcessError) -> str:
+    """Return git's last line."""
+    return str(error.stderr).strip().rpartition("\n")[2]

@@ -103,7 +103,7 @@ def sides(head: Tree, base: Tree, workload: Workload, scratch: Path) -> Iterator
 def _cpus(threads: int) -> list[int] | None:
     """Return a processor each for the trusted process and the worker, None where they need more.
 
-    They take turns; moved about by the scheduler, what a pair of runs gives varies twice as much.
+    They take turns; where the scheduler moves them about, what a pair of runs gives varies more.
     """
     available = sorted(os.sched_getaffinity(0))
     return available[:2] if threads == 1 and len(available) > 1 else None
@@ -112,7 +112,8 @@ def _cpus(threads: int) -> list[int] | None:
 def _driver(tree: Tree, scratch: Path) -> Conversation:
     # -P: the driver's own folder is no place to import from. The tree comes before what is installed.
     command = [str(tree.python), "-P", str(_DRIVER)]
-    environment = {**os.environ, "PYTHONPATH": str(tree.folder), "TMPDIR": str(scratch)}
+    path = os.pathsep.join(filter(None, [str(tree.folder), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(scratch)}
     return Conversation(
         command, tree.title, RevisionError, folder=tree.folder, environment=environment
     )

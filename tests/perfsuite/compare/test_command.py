@@ -152,6 +152,7 @@ def test_another_dependency_gets_an_environment_of_its_own(
         ("HEAD --margin 0", "--margin 0.0: must be positive"),
         ("HEAD --margin nan", "--margin nan: must be positive"),
         ("HEAD --json /no/such/folder/f", "/no/such/folder/f"),
+        ("HEAD --markdown /no/such/folder/f", "--markdown /no/such/folder/f"),
         ("HEAD --model no-such-model", "no-such-model"),
         ("HEAD --stages turbo", "no stage 'turbo'"),
         ("", "BASE"),
@@ -179,7 +180,7 @@ def test_outside_of_a_repository(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["compare", "HEAD"]) == 2
-    assert "not in a git work tree" in capsys.readouterr().err
+    assert "run compare in the git work tree" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

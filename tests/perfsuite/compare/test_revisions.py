@@ -30,7 +30,7 @@ def test_the_root_is_found_from_below(repository: Path) -> None:
 
 
 def test_a_folder_outside_of_every_repository_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not in a git work tree"):
+    with pytest.raises(UsageError, match="run compare in the git work tree"):
         find_root(tmp_path)
 
 
