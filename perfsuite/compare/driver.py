@@ -101,18 +101,19 @@ def _opened(options: Mapping[str, Any]) -> Iterator[tuple[SplitLlama, int]]:
 
     stage, device, threads = options["stage"], options["device"], int(options["threads"])
     trusted_cpu, worker_cpu = options["cpus"] or (None, None)
-    with tempfile.TemporaryDirectory(prefix="perfsuite-compare-") as folder:
-        address = Path(folder) / "worker"
+    with tempfile.TemporaryDirectory(prefix="w") as folder:
+        address = Path(folder) / "s"  # short: an address may have no more than 107 bytes
+        errors = Path(folder) / "errors"
         scheme = "unix" if STAGES[stage].transport == "shared-memory" else "ipc"
         endpoint = f"{scheme}://{address}"
         command = ["--model", options["model"], "--stage", stage, "--device", device]
         command += ["--threads", str(threads), "--endpoint", endpoint]
-        worker = _fork_worker(command, worker_cpu)
+        worker = _fork_worker(command, worker_cpu, errors)
         try:
             _pin(trusted_cpu)
             torch.set_num_threads(threads)
             checkpoint = load_checkpoint(options["model"])
-            _wait_for(address, worker)
+            _wait_for(address, worker, errors)
             with _patiently(
                 lambda: SplitLlama.launch(checkpoint, stage, device, endpoint=endpoint)
             ) as llama:
@@ -122,13 +123,14 @@ def _opened(options: Mapping[str, Any]) -> Iterator[tuple[SplitLlama, int]]:
             os.waitpid(worker, 0)
 
 
-def _fork_worker(command: Sequence[str], cpu: int | None) -> int:
+def _fork_worker(command: Sequence[str], cpu: int | None, errors: Path) -> int:
     worker = os.fork()
     if worker:
         return worker
     _end_with_parent()
     _pin(cpu)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
     from runtime.worker import main
 
     try:
@@ -153,12 +155,13 @@ def _patiently(launch: Callable[[], SplitLlama]) -> SplitLlama:
     return launch()
 
 
-def _wait_for(address: Path, worker: int) -> None:
+def _wait_for(address: Path, worker: int, errors: Path) -> None:
     """Wait until the worker has made its address."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     while not address.exists():
         if os.waitid(os.P_PID, worker, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            raise RuntimeError("the worker ended at its start")
+            words = errors.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeError(f"the worker ended at its start: {words}")
         if time.monotonic() > deadline:
             raise RuntimeError("the worker did not listen within its deadline")
         time.sleep(0.002)

@@ -24,7 +24,7 @@ QUICK = ["--tokens", "8", "--processes", "3", "--looks", "1"]
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where temporary files go, so that a test can see what is left of them."""
-    folder = tmp_path / "tmp"
+    folder = tmp_path / "t"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
