@@ -18,8 +18,8 @@ EXAMPLE = ROOT / "examples" / "gate-your-own"
 ACTION = ROOT / "action.yml"
 
 
-def load(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+def load(path: Path) -> dict[Any, Any]:
+    loaded: dict[Any, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return loaded
 
 

@@ -74,7 +74,7 @@ def declared(tree: Path) -> Declared:
         requirements = frozenset(str(Requirement(text)) for text in project.get("dependencies", []))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidRequirement) as error:
         raise UsageError(f"{path.name} of {tree.name}: cannot be read: {error}") from error
-    pins = {}
+    pins: dict[str, str] = {}
     if (tree / "constraints.txt").is_file():
         for line in (tree / "constraints.txt").read_text(encoding="utf-8").splitlines():
             text = line.partition("#")[0].strip()
