@@ -8,10 +8,10 @@ from parcel import pack, unpack
 from perfsuite.plugin import LatencyGate
 
 _WORDS = random.Random(0).choices(
-    ["gate", "latency", "merge", "parcel", "pytest", "round"], k=20_000
+    ["gate", "latency", "merge", "parcel", "pytest", "round"], k=50_000
 )
 _TEXT = " ".join(_WORDS).encode()
-_FILES = {"one.txt": _TEXT[:80_000], "two.txt": _TEXT[80_000:]}
+_FILES = {"one.txt": _TEXT[:200_000], "two.txt": _TEXT[200_000:]}
 _BLOCK = pack(_FILES)
 
 
