@@ -12,14 +12,26 @@ ROOT = Path(__file__).parents[3]
 Git = Callable[..., str]
 MakeTree = Callable[[str], Path]
 
-# As much of a runtime as the interface demands; a forward takes DELAY seconds on the device.
+# As much of a runtime as the interface demands, and of torch, which would take seconds to import. A
+# forward takes DELAY seconds on the device.
 STAND_IN = {
-    "__init__.py": """
+    "torch.py": """
+class Generator:
+    def manual_seed(self, seed):
+        return self
+
+
+def randint(high, shape, generator):
+    return [0] * shape[1]
+
+
+def set_num_threads(threads):
+    pass
+""",
+    "runtime/__init__.py": """
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
-
-import torch
 
 DELAY = {"fused": 0.001, "bf16": 0.001}
 STAGES = {name: SimpleNamespace(transport="shared-memory") for name in DELAY}
@@ -48,7 +60,7 @@ class SplitLlama:
         seconds = {"rpc_count": 1, "device_s": DELAY[self.stage], "transport_s": 1e-4, "total_s": 1.0}
         return SimpleNamespace(totals=lambda: seconds)
 """,
-    "worker.py": """
+    "runtime/worker.py": """
 import time
 from pathlib import Path
 
@@ -81,7 +93,7 @@ def stand_in(tmp_path: Path) -> MakeTree:
         folder = tmp_path / name
         (folder / "runtime").mkdir(parents=True)
         for file, text in STAND_IN.items():
-            (folder / "runtime" / file).write_text(text)
+            (folder / file).write_text(text)
         (folder / "pyproject.toml").write_text('[project]\ndependencies = ["torch"]\n')
         return folder
 

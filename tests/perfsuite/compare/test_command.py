@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from perfsuite.__main__ import main
+from perfsuite.gate.disturbance import Watch
 
 Git = Callable[..., str]
 ROOT = Path(__file__).parents[3]
@@ -29,6 +30,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else runs on this machine is no part of these tests."""
+    monkeypatch.setattr(Watch, "foreign_share", lambda self: 0.0)
 
 
 def edit(repository: Path, old: str, new: str) -> None:
@@ -187,7 +194,7 @@ def test_outside_of_a_repository(
 def test_a_signal_leaves_nothing_behind(
     committed: Path, temporary: Path, git: Git, number: signal.Signals, status: int
 ) -> None:
-    command = [sys.executable, "-m", "perfsuite", "compare", "HEAD", "--processes", "1000"]
+    command = [sys.executable, "-P", "-m", "perfsuite", "compare", "HEAD", "--processes", "1000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=committed, env=environment) as process:
         try:

@@ -33,7 +33,8 @@ def test_each_side_runs_its_own_tree_in_fresh_processes(stand_in: MakeTree, tmp_
                 pids += [*slow.pids, *quick.pids]
         assert len(set(pids)) == 8  # a trusted process and a worker, of two sides, twice
         assert [len(side.timed) for side in both] == [2, 2]
-        assert not any(map(psutil.pid_exists, pids))
+        running = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+        assert not psutil.wait_procs(running, timeout=2)[1]
 
 
 @pytest.mark.parametrize(
