@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -143,6 +144,8 @@ def test_an_unchanged_file_opens_no_pull_request(checkout: Path) -> None:
 def test_the_action_gates_another_project(tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(EXAMPLE, project)
+    recorded = json.loads((project / "baselines.json").read_text())
+    (project / "baselines.json").write_text(json.dumps({**recorded, "profiles": []}))
     inputs = {name: spec.get("default", "") for name, spec in load(ACTION)["inputs"].items()}
     gate = step(ACTION, None, "Gate")
     given = {**inputs, "tests": "tests/test_latency.py", "python": sys.executable}
