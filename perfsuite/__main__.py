@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from perfsuite import ladder
+from perfsuite.calibration import command as calibration
 from perfsuite.compare import command as compare
 from perfsuite.errors import PerfsuiteError, UsageError
 from runtime import SplitError
 
-COMMANDS = (ladder, compare)
+COMMANDS = (ladder, compare, calibration)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it

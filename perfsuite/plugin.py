@@ -277,7 +277,7 @@ class LatencyGate:
         told = {
             key: value
             for key, value in outcome.as_json().items()
-            if key not in ("samples", "name", "phases")
+            if key not in ("samples", "seconds", "name", "phases")
         }
         for key, value in told.items():
             self._request.node.user_properties.append((f"perf_{key}", value))

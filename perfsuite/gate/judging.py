@@ -87,6 +87,10 @@ class Outcome:
             "looks": self.looks,
             "disturbed_rounds": self.disturbed,
             "samples": [replicate.rounds for replicate in self.replicates],
+            "seconds": [
+                [round(seconds, 7) for seconds in replicate.seconds]
+                for replicate in self.replicates
+            ],
         }
 
 

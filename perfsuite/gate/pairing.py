@@ -66,6 +66,7 @@ class Replicate:
     latency_s: float  # the subject's median
     phases: dict[str, float]  # median seconds of each over the yardstick's median
     disturbed: int  # rounds left out
+    seconds: list[float] = field(default_factory=list)  # of the subject's runs in these rounds
 
 
 class Pairing:
@@ -162,6 +163,7 @@ def _replicate(rounds: list[_Round]) -> Replicate:
             for phase in subject[0].phases
         },
         disturbed=len(rounds) - len(quiet),
+        seconds=[run.seconds for one in quiet for run in one.subject],
     )
 
 
