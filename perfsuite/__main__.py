@@ -15,9 +15,11 @@ from typing import NoReturn
 
 from perfsuite import ladder
 from perfsuite.errors import PerfsuiteError, UsageError
+from perfsuite.history import command as history
+from perfsuite.report import command as report
 from runtime import SplitError
 
-COMMANDS = (ladder,)
+COMMANDS = (ladder, history, report)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
