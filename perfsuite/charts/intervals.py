@@ -17,7 +17,7 @@ ROW = 44.0
 class IntervalRow:
     """``value`` within ``low`` to ``high``; ``others`` are drawn hollow beside it, by their style.
 
-    ``band`` is what is allowed, shaded behind it.
+    ``band`` is what is allowed, shaded behind it as far as the axis goes.
     """
 
     label: str
@@ -44,7 +44,7 @@ def intervals(
     """Rows over one common axis in ``unit``; ``zero`` is a value whose line is drawn through all."""
     values = [zero] if zero is not None else []
     for row in rows:
-        values += [row.value, row.low, row.high, *row.others.values(), *(row.band or ())]
+        values += [row.value, row.low, row.high, *row.others.values()]
     scale = Scale(*around(values, log=log), 8, WIDTH - RIGHT, log)
     shown, top = drawing.legend(key, 0) if key else (Markup(), 0.0)
     bottom = top + 4 + len(rows) * ROW

@@ -27,6 +27,7 @@ MIN_RUNS = 12  # fewer say too little of the noise
 _PHI_AT_FIRST = 0.3
 _PHI_LIMIT = 0.8  # beyond it, noise and change are one
 _MAX_PASSES = 6
+_LEAST_VARIANCE = 1e-12  # without any noise the rounding of numbers would pass for changes
 _OUTLIER = 3.5  # standard deviations from the running median
 _WINDOW = 7  # runs, of the running median
 _BAI_95 = 11.0
@@ -74,7 +75,7 @@ def detect(values: ArrayLike) -> Trend:
     starts = [0, *ends]
     means = [float(logs[start:end].mean()) for start, end in pairwise(starts)]
     changes = [
-        _change(starts[place : place + 3], means[place : place + 2], variance * _inflation(phi))
+        _change(starts[place : place + 3], means[place : place + 2], _long_run(variance, phi))
         for place in range(len(ends) - 1)
     ]
     levels = np.repeat(np.exp(means), np.diff(starts))
@@ -86,11 +87,11 @@ def _segment(logs: Array) -> list[int]:
     # Differences over three runs hardly see a change of level, nor much of the correlation.
     median_square = float(np.median((logs[3:] - logs[:-3]) ** 2)) / stats.chi2.median(1)
     variance = median_square / 2 / (1 - _PHI_AT_FIRST**3)
-    ends = _cheapest(logs, variance * _inflation(_PHI_AT_FIRST))
+    ends = _cheapest(logs, _long_run(variance, _PHI_AT_FIRST))
     seen = [ends]
     for _ in range(_MAX_PASSES):
         variance, phi = _noise(logs, ends)
-        ends = _cheapest(logs, variance * _inflation(phi))
+        ends = _cheapest(logs, _long_run(variance, phi))
         if ends in seen:  # settled; of a cycle, the fewest changes
             return min(seen[seen.index(ends) :], key=len)
         seen.append(ends)
@@ -98,8 +99,6 @@ def _segment(logs: Array) -> list[int]:
 
 
 def _cheapest(logs: Array, long_run_variance: float) -> list[int]:
-    if long_run_variance <= 0:  # without any noise every penalty is nothing
-        long_run_variance = float(np.finfo(np.float64).eps)
     fit = ruptures.KernelCPD(kernel="linear", min_size=MIN_SEGMENT).fit(logs[:, np.newaxis])
     return [int(end) for end in fit.predict(pen=PENALTY * long_run_variance)]
 
@@ -118,8 +117,8 @@ def _noise(logs: Array, ends: Sequence[int]) -> tuple[float, float]:
     return squares / (len(logs) - len(ends)), min(max(phi, 0.0), _PHI_LIMIT)
 
 
-def _inflation(phi: float) -> float:
-    return (1 + phi) / (1 - phi)
+def _long_run(variance: float, phi: float) -> float:
+    return max(variance, _LEAST_VARIANCE) * (1 + phi) / (1 - phi)
 
 
 def _change(bounds: Sequence[int], means: Sequence[float], long_run_variance: float) -> ChangePoint:

@@ -94,7 +94,7 @@ def parse_run(document: Field, path: Path) -> Run:
     measurements = [
         _measurement(benchmark, document.need("machine_info"))
         for benchmark in document.need("benchmarks").items()
-        if not _slowed(benchmark)
+        if not _left_out(benchmark)
     ]
     return Run(
         path=path,
@@ -106,9 +106,14 @@ def parse_run(document: Field, path: Path) -> Run:
     )
 
 
-def _slowed(benchmark: Field) -> bool:
+def _left_out(benchmark: Field) -> bool:
+    """What was slowed on purpose, and what the gate judged without a single undisturbed round."""
     extra = benchmark.get("extra_info")
-    slowed = extra.get("slowed") if extra else None
+    if extra is None:
+        return False
+    slowed, ratio = extra.get("slowed"), extra.get("ratio")
+    if extra.get("verdict") is not None and (ratio is None or str(ratio.value) == "nan"):
+        return True
     return slowed is not None and slowed.value is True
 
 

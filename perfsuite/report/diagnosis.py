@@ -6,24 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from perfsuite.errors import UsageError
 from perfsuite.fields import Field, read_json
 from perfsuite.report.inputs import optional_text
 
-
-@dataclass(frozen=True)
-class RoundTrip:
-    """``size`` bytes there and back."""
-
-    size: float
-    seconds: float
+# How a call is made: one after the other, or with memory walked through in between as in a forward.
+HOW = ("back_to_back", "between_sweeps")
 
 
 @dataclass(frozen=True)
-class Road:
-    """A transport, measured over a range of sizes, the smallest first."""
+class Curve:
+    """Round trips over a road: payloads in bytes, the smallest first, and the seconds of each."""
 
-    name: str
-    trips: tuple[RoundTrip, ...]
+    road: str
+    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -38,9 +34,9 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The transports' curves and the cost model's predictions."""
+    """The transports' curves, by how they were measured, and the cost model's predictions."""
 
-    roads: tuple[Road, ...]
+    curves: Mapping[str, tuple[Curve, ...]]
     predictions: tuple[Predicted, ...]
     command: str
     machine: Mapping[str, str]
@@ -51,19 +47,24 @@ def read_diagnosis(path: Path) -> Diagnosis:
     data = read_json(path)
     transport, machine = data.get("transport"), data.get("machine")
     return Diagnosis(
-        roads=tuple(_road(item) for item in transport.items()) if transport else (),
+        curves={how: _curves(transport, how) for how in HOW} if transport else {},
         predictions=tuple(_predicted(row) for row in data.need("prediction").items()),
         command=optional_text(data, "command") or "perfsuite diagnose --json F",
         machine=machine.words() if machine else {},
     )
 
 
-def _road(item: Field) -> Road:
-    trips = [
-        RoundTrip(trip.need("bytes").positive(), trip.need("seconds").positive())
-        for trip in item.need("points").items()
-    ]
-    return Road(item.need("name").text(), tuple(sorted(trips, key=lambda trip: trip.size)))
+def _curves(transport: Field, how: str) -> tuple[Curve, ...]:
+    measured = [(road, item.get(how)) for road, item in transport.mapping().items()]
+    return tuple(_curve(road, item.need("sent")) for road, item in measured if item is not None)
+
+
+def _curve(road: str, sent: Field) -> Curve:
+    sizes = [item.positive() for item in sent.need("bytes").items()]
+    seconds = [item.positive() for item in sent.need("round_trip_s").items()]
+    if len(sizes) != len(seconds):
+        raise UsageError(f"{sent.place}: {len(sizes)} bytes, {len(seconds)} round_trip_s")
+    return Curve(road, tuple(sorted(zip(sizes, seconds, strict=True))))
 
 
 def _predicted(row: Field) -> Predicted:

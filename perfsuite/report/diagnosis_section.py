@@ -2,71 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from perfsuite.charts import units
 from perfsuite.charts.drawing import Entry
 from perfsuite.charts.intervals import IntervalRow, intervals
 from perfsuite.charts.lines import Line, lines
 from perfsuite.charts.markup import Markup
 from perfsuite.report import parts
-from perfsuite.report.diagnosis import Diagnosis, Predicted
+from perfsuite.report.diagnosis import Curve, Diagnosis, Predicted
 from perfsuite.report.parts import Table
-from perfsuite.table import format_bytes
 
+_WORDS = {
+    "back_to_back": "Calls one after the other: code and payload are still in the caches.",
+    "between_sweeps": "Calls as in a forward pass: both sides walked through memory in between.",
+}
 _COMMAND = "perfsuite diagnose --json diagnose.json; --diagnose diagnose.json"
 
 
 def transport_section(diagnosis: Diagnosis | None) -> Markup:
     """Seconds and throughput over size, per transport."""
     title = "Transports"
-    roads = [road for road in diagnosis.roads if road.trips] if diagnosis else []
-    if diagnosis is None or not roads:
+    curves = _with_points(diagnosis)
+    if diagnosis is None or not curves:
         return parts.section(
             "transports", title, parts.missing("No transport was diagnosed.", _COMMAND)
         )
-    table = Table(
-        "Round trips by size",
-        ("transport", "size", "round trip", "throughput"),
-        [
-            (
-                road.name,
-                format_bytes(int(trip.size)),
-                units.seconds(trip.seconds),
-                f"{format_bytes(int(trip.size / trip.seconds))}/s",
-            )
-            for road in roads
-            for trip in road.trips
-        ],
-        frozenset({1, 2, 3}),
-    )
-    names = ", ".join(road.name for road in roads)
-    time = lines(
-        [Line(road.name, [(trip.size, trip.seconds) for trip in road.trips]) for road in roads],
-        title="Round trip by size",
-        description=f"Seconds of a round trip over its bytes: {names}",
-        x_unit="payload",
-        y_unit="round trip",
-        x_form=units.size,
-        y_form=units.seconds,
-    )
+    figures = [
+        parts.figure(_seconds(how, found), _WORDS[how], diagnosis.command, _table(found))
+        for how, found in curves.items()
+    ]
     throughput = lines(
         [
-            Line(road.name, [(trip.size, trip.size / trip.seconds) for trip in road.trips])
-            for road in roads
+            Line(curve.road, [(size, size / seconds) for size, seconds in curve.points])
+            for curve in next(iter(curves.values()))
         ],
         title="Throughput by size",
-        description=f"Bytes per second over the bytes of a round trip: {names}",
-        x_unit="payload",
+        description="Bytes per second over the bytes that are sent",
+        x_unit="payload sent",
         y_unit="throughput",
         x_form=units.size,
         y_form=lambda rate: f"{units.size(rate)}/s",
     )
-    return parts.section(
-        "transports",
-        title,
-        parts.figures(
-            parts.figure(time, "What a round trip takes.", diagnosis.command, table),
-            parts.figure(throughput, "What that is per second.", diagnosis.command),
+    figures.append(parts.figure(throughput, "The first, as throughput.", diagnosis.command))
+    return parts.section("transports", title, parts.figures(*figures))
+
+
+def _with_points(diagnosis: Diagnosis | None) -> dict[str, list[Curve]]:
+    found = diagnosis.curves if diagnosis else {}
+    kept = {how: [curve for curve in curves if curve.points] for how, curves in found.items()}
+    return {how: curves for how, curves in kept.items() if curves}
+
+
+def _seconds(how: str, curves: Sequence[Curve]) -> Markup:
+    return lines(
+        [Line(curve.road, curve.points) for curve in curves],
+        title=f"Round trip by size, {how.replace('_', ' ')}",
+        description="; ".join(
+            f"{curve.road}: {units.size(size)} in {units.seconds(seconds)}"
+            for curve in curves
+            for size, seconds in curve.points[-1:]
         ),
+        x_unit="payload sent",
+        y_unit="round trip",
+        x_form=units.size,
+        y_form=units.seconds,
+    )
+
+
+def _table(curves: Sequence[Curve]) -> Table:
+    return Table(
+        "Round trips by size",
+        ("transport", "sent", "round trip", "throughput"),
+        [
+            (
+                curve.road,
+                units.size(size),
+                units.seconds(seconds),
+                f"{units.size(size / seconds)}/s",
+            )
+            for curve in curves
+            for size, seconds in curve.points
+        ],
+        frozenset({1, 2, 3}),
     )
 
 

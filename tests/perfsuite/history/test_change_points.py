@@ -39,7 +39,7 @@ def test_a_step_without_noise_is_where_it_is() -> None:
     assert change.earliest <= 20 <= change.latest
     assert change.size == pytest.approx(1.1)
     assert trend.levels == pytest.approx([1.0] * 20 + [1.1] * 20)
-    assert trend.spread == 0
+    assert trend.spread == pytest.approx(0, abs=1e-9)
 
 
 def test_a_constant_series_has_no_change() -> None:

@@ -59,6 +59,13 @@ def test_what_was_slowed_on_purpose_is_left_out(document: Document) -> None:
     assert parsed(document(ratio=1.0, slowed=True)).measurements == ()
 
 
+@pytest.mark.parametrize("ratio", [None, float("nan")])
+def test_what_could_not_be_measured_is_left_out(document: Document, ratio: float | None) -> None:
+    content = document(ratio=1.0)
+    content["benchmarks"][0]["extra_info"]["ratio"] = ratio
+    assert parsed(content).measurements == ()
+
+
 def test_a_foreign_file_gives_seconds_by_its_full_name(document: Document) -> None:
     (measurement,) = parsed(document(seconds=0.25)).measurements
     assert measurement.subject == "perfsuite/test_latency.py::test_latency[fused]"

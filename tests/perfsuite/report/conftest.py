@@ -56,13 +56,18 @@ def _diagnosis(name: str | None) -> dict[str, Any]:
     return {
         "command": name or "perfsuite diagnose --json F",
         "machine": {"cpu": name or "Abacus 9"},
-        "transport": [
-            {
-                "name": name or road,
-                "points": [{"bytes": size, "seconds": first + size / rate} for size in sizes],
+        "transport": {
+            (name or "") + road: {
+                how: {
+                    "sent": {
+                        "bytes": sizes,
+                        "round_trip_s": [slower * (first + size / rate) for size in sizes],
+                    }
+                }
+                for how, slower in (("back_to_back", 1), ("between_sweeps", 3))
             }
             for road, (first, rate) in roads.items()
-        ],
+        },
         "prediction": [
             {"stage": name or stage, "predicted_s": 1.1, "measured_s": 1.0, "error": 0.1}
             for stage in NAMES

@@ -89,7 +89,7 @@ def test_it_can_be_navigated_without_eyes_or_mouse(make_page: MakePage) -> None:
 def test_every_chart_has_words_and_every_table_heads(make_page: MakePage) -> None:
     page = Page(make_page())
     pictures = page.named("svg")
-    assert len(pictures) == 9
+    assert len(pictures) == 10
     for picture, children in zip(pictures, page.with_children("svg"), strict=True):
         assert picture["role"] == "img"
         assert picture["aria-labelledby"]
@@ -140,7 +140,7 @@ def test_the_forecast_stands_only_beside_a_measurement(make_page: MakePage) -> N
 def test_each_chart_names_its_command(make_page: MakePage) -> None:
     page = make_page()
     figures = re.findall("<figure>.*?</figure>", page, re.DOTALL)
-    assert len(figures) == 9
+    assert len(figures) == 10
     for figure in figures:
         assert re.search("Made by <code>[^<]+</code>", figure)
 
