@@ -185,31 +185,6 @@ def test_a_damaged_file_is_told_on_stderr(
     assert "left out: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        ("--storage /no/such", "--storage /no/such"),
-        ("--chart history.png", "must end in .svg"),
-        ("--chart /no/such/h.svg", "--chart /no/such/h.svg"),
-        ("--json /no/such/h.json", "--json /no/such/h.json"),
-        ("--accepted /no/such.toml", "--accepted /no/such.toml"),
-        ("--import /no/such.json", "/no/such.json"),
-    ],
-)
-def test_bad_input_gets_one_line(
-    arguments: str,
-    problem: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["history", *arguments.split()]) == 2
-    error = capsys.readouterr().err
-    assert problem in error
-    assert error.count("\n") == 1
-
-
 def test_a_terminal_without_unicode_gets_a_line_too(tmp_path: Path, write_runs: WriteRuns) -> None:
     write_runs(tmp_path, levels(1.5, 1.65))
     stories, _ = read_stories(tmp_path, ())

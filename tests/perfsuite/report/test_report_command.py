@@ -51,33 +51,6 @@ def test_escaped_words_stay_on_a_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        ("", "give at least one"),
-        ("--ladder /no/such.json", "/no/such.json: cannot be read"),
-        ("--gate /dev/null", "/dev/null: is damaged"),
-        ("--storage /no/such", "--storage /no/such"),
-        ("--storage . --markdown -", "--markdown: needs --ladder"),
-        ("--storage . --output /no/such/page.html", "--output /no/such/page.html"),
-        ("--storage . --accepted /no/such.toml", "--accepted /no/such.toml"),
-    ],
-)
-def test_bad_input_gets_one_line(
-    arguments: str,
-    problem: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["report", *arguments.split()]) == 2
-    error = capsys.readouterr().err
-    assert problem in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
     ("change", "problem"),
     [
         ({"stages": 3}, "stages: must be a list"),
