@@ -15,6 +15,7 @@ WIDTH = 440.0  # user units; text is 13 of them high, which a telephone's width 
 RIGHT = 12.0
 TEXT = 13.0
 CHARACTER = 8.0  # about as wide as one is, in a wide font
+BOLD = 1.15  # times as wide
 _ids = count(1)
 
 Format = Callable[[float], str]
@@ -132,15 +133,26 @@ def legend(entries: Sequence[Entry], y: float) -> tuple[Markup, float]:
     parts: list[str] = []
     x = 0.0
     for entry in entries:
-        width = 22 + len(entry.label) * CHARACTER
+        label = shortened(entry.label, WIDTH - 22)
+        width = 22 + len(label) * CHARACTER
         if x and x + width > WIDTH:
             x, y = 0.0, y + TEXT + 7
         parts += [
             element("rect", x=x, y=y + 2, width=12, height=12, class_=f"key {entry.style}"),
-            text(x + 17, y + 12, entry.label),
+            text(x + 17, y + 12, label),
         ]
         x += width + 10
     return join(*parts), y + TEXT + 7
+
+
+def heading(y: float, label: str, note: str) -> Markup:
+    """A row's label at the left and its note at the right, with their baseline at ``y``."""
+    note = shortened(note, WIDTH * 0.6)
+    room = WIDTH - (len(note) + 1) * CHARACTER
+    return join(
+        text(0, y, shortened(label, room / BOLD), style="strong"),
+        text(WIDTH, y, note, anchor="end"),
+    )
 
 
 def shortened(words: str, room: float) -> str:

@@ -58,7 +58,6 @@ def intervals(
 
 
 def _row(row: IntervalRow, scale: Scale, y: float, form: Format) -> list[str]:
-    room = WIDTH - (len(row.note) + 2) * drawing.CHARACTER
     middle = y + TEXT + 15
     parts: list[str] = []
     if row.band is not None:
@@ -66,8 +65,7 @@ def _row(row: IntervalRow, scale: Scale, y: float, form: Format) -> list[str]:
         parts.append(drawing.rectangle(left, y + TEXT + 6, right - left, 18, "band"))
     hint = f"{row.label}: {form(row.value)} [{form(row.low)}, {form(row.high)}]"
     parts += [
-        drawing.text(0, y + TEXT, drawing.shortened(row.label, room), style="strong"),
-        drawing.text(WIDTH, y + TEXT, row.note, anchor="end"),
+        drawing.heading(y + TEXT, row.label, row.note),
         drawing.line(scale(row.low), middle, scale(row.high), middle, f"range {row.style}"),
         drawing.dot(scale(row.value), middle, row.style, hint, radius=5),
     ]

@@ -35,11 +35,7 @@ def stacked_bars(
     parts: list[str] = [key, drawing.horizontal_axis(scale, top + 6, bottom, form, unit)]
     for number, row in enumerate(rows):
         y = top + 6 + number * ROW
-        room = WIDTH - (len(row.note) + 2) * drawing.CHARACTER
-        parts += [
-            drawing.text(0, y + TEXT, drawing.shortened(row.label, room), style="strong"),
-            drawing.text(WIDTH, y + TEXT, row.note, anchor="end"),
-        ]
+        parts.append(drawing.heading(y + TEXT, row.label, row.note))
         total, x = sum(row.parts.values()) or 1.0, 0.0
         for name, value in row.parts.items():
             width = scale(value)

@@ -62,7 +62,9 @@ def _panel(story: Story) -> Markup:
     subtitle = ", ".join(part for part in (series.workload, series.machine) if part)
     places = [(across(place), up(value)) for place, value in enumerate(values)]
     return join(
-        drawing.text(0, TEXT, drawing.shortened(series.subject, WIDTH), style="strong"),
+        drawing.text(
+            0, TEXT, drawing.shortened(series.subject, WIDTH / drawing.BOLD), style="strong"
+        ),
         drawing.text(0, 2 * TEXT + 3, drawing.shortened(subtitle, WIDTH), style="soft"),
         drawing.vertical_axis(up, left, WIDTH - RIGHT, form, unit),
         _ends(story, left, top + HEIGHT),

@@ -15,6 +15,7 @@ import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WIDTHS = (390, 1280)
+_NO_ORIGIN = "not an origin"
 MakePage = Callable[..., str]
 
 # Runs inside a copy of the page, in a frame as wide as the screen would be, and tells the page around.
@@ -104,10 +105,11 @@ def complaints(log: str) -> list[str]:
 
 
 def requested(folder: Path) -> set[str]:
-    """Everything that the browser was asked to load, whether or not it could."""
+    """Everything that a page asked for over the network, whether or not it came."""
     log = json.loads((folder / "net.json").read_text())
-    urls = {str(event.get("params", {}).get("url", "")) for event in log["events"]}
-    return {url for url in urls if re.match(r"(https?|wss?|ftp|file|data):", url)}
+    asked = [event["params"] for event in log["events"] if "params" in event]
+    # What the browser asks for on its own account has no origin.
+    return {one["url"] for one in asked if one.get("initiator", _NO_ORIGIN) != _NO_ORIGIN}
 
 
 def look(browser: str, folder: Path, page: str, width: int) -> Any:
@@ -135,8 +137,8 @@ def test_nothing_is_cut_or_overlaps(
 
 
 def test_long_names_break_nothing(browser: str, tmp_path: Path, make_page: MakePage) -> None:
-    seen = look(browser, tmp_path, make_page("w" * 300), 390)
-    assert [one for one in seen["wrong"] if not one.startswith("overlap")] == []
+    seen = look(browser, tmp_path, make_page("long-name-" * 30), 390)
+    assert seen["wrong"] == []
 
 
 def test_it_loads_without_a_complaint_or_a_request(
@@ -147,7 +149,7 @@ def test_it_loads_without_a_complaint_or_a_request(
     elements, log = open_page(browser, tmp_path, page)
     assert "Machine and provenance" in elements
     assert complaints(log) == []
-    assert {url for url in requested(tmp_path) if url != page.as_uri()} == set()
+    assert requested(tmp_path) == set()
 
 
 def test_hostile_names_run_nothing(browser: str, tmp_path: Path, make_page: MakePage) -> None:
@@ -156,7 +158,7 @@ def test_hostile_names_run_nothing(browser: str, tmp_path: Path, make_page: Make
     path.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page))
     _, log = open_page(browser, tmp_path, path)
     assert complaints(log) == []
-    assert not [url for url in requested(tmp_path) if "example" in url]
+    assert requested(tmp_path) == set()
 
 
 def test_a_faulty_page_is_noticed(browser: str, tmp_path: Path, make_page: MakePage) -> None:
