@@ -27,12 +27,20 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where runs are kept")
     for name, default, text in (
         ("equal", 30, "unchanged runs"),
-        ("slowed", 20, f"runs at each of {', '.join(f'+{share:.0%}' for share in SHARES)}".replace("%", "%%")),
+        (
+            "slowed",
+            20,
+            f"runs at each of {', '.join(f'+{share:.0%}' for share in SHARES)}".replace("%", "%%"),
+        ),
         ("phases", 5, f"runs with each phase slowed by +{PHASE_SHARE:.0%}".replace("%", "%%")),
         ("simulations", 400, "simulated runs of each kind, 0 for none"),
     ):
         parser.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)"
+            f"--{name}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"{text} (default: %(default)s)",
         )
     parser.add_argument(
         "--write", type=Path, metavar="F", help="write the document there, and a chart beside it"

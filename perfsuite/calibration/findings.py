@@ -45,7 +45,11 @@ class Findings:
 
 
 def find(
-    unchanged: Sequence[Run], slowed: Mapping[Kind, Sequence[Run]], *, processes: int, simulations: int
+    unchanged: Sequence[Run],
+    slowed: Mapping[Kind, Sequence[Run]],
+    *,
+    processes: int,
+    simulations: int,
 ) -> Findings:
     """Count and simulate. ``processes`` are those of one look."""
     stages = list(unchanged[0].subjects)

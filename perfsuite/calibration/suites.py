@@ -24,6 +24,7 @@ BASELINES = "baselines.json"
 EQUAL = "equal"
 _TIMEOUT_S = 1800.0
 
+
 @dataclass(frozen=True)
 class Kind:
     """What is done to every stage of a run: by how much its whole forward, or one phase, is slower."""
@@ -32,13 +33,16 @@ class Kind:
     share: float = 0.0  # of a forward's time that is added: 0.1 is 10 %
     phase: str | None = None  # None: waiting in the worker
 
+
 def equal() -> Kind:
     """Nothing is done."""
     return Kind(EQUAL)
 
+
 def slower(share: float, phase: str | None = None) -> Kind:
     """A forward takes ``share`` longer, in one phase or by waiting in the worker."""
     return Kind(f"{phase or 'total'}+{share:.0%}", share, phase)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -59,6 +63,7 @@ class Run:
     def disturbed(self, stage: str) -> bool:
         """Whether rounds of this stage had to be left out."""
         return bool(self.subjects[stage]["disturbed_rounds"])
+
 
 class Folder:
     """The runs of one calibration."""
@@ -132,7 +137,9 @@ class Folder:
         """Each phase's share of a forward, by stage, as recorded."""
         (profile,) = self._profiles
         return {
-            stage: {phase: part / sum(entry.phases.values()) for phase, part in entry.phases.items()}
+            stage: {
+                phase: part / sum(entry.phases.values()) for phase, part in entry.phases.items()
+            }
             for stage, entry in profile.entries.items()
         }
 

@@ -62,7 +62,11 @@ def _lines(
         yield from _table(
             ["slower by", *findings.stages, "phase named"],
             [
-                [_words(kind), *(str(counts[stage]) for stage in findings.stages), str(findings.named[kind])]
+                [
+                    _words(kind),
+                    *(str(counts[stage]) for stage in findings.stages),
+                    str(findings.named[kind]),
+                ]
                 for kind, counts in findings.detected.items()
             ],
         )
