@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     folder = Folder(arguments.folder.resolve(), arguments.pytest_option)
     wanted = _wanted(arguments)
-    runs = {kind: folder.runs(kind)[:number] for kind, number in wanted.items()}
+    runs = {kind: folder.runs(kind) for kind in wanted}
     missing = [kind for kind, number in wanted.items() for _ in range(number - len(runs[kind]))]
     with RunProgress(len(missing)) as progress:
         folder.record_baselines()

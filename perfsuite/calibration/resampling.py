@@ -61,7 +61,7 @@ def simulate(
         for _ in range(simulations):
             first, second = rng.choice(len(unchanged), 2, replace=False)
             stored = _drawn(unchanged[first], RECORDED_BATCHES * processes, rng)
-            source = unchanged[second] if runs is unchanged else runs[rng.integers(len(runs))]
+            source = unchanged[second] if runs is unchanged else runs[int(rng.integers(len(runs)))]
             margin = measured_margin([process.rounds for process in stored], processes, draws=100)
             looks = [_drawn(source, processes, rng)]
 
@@ -96,7 +96,7 @@ def simulate(
 
 
 def _drawn(source: Processes, count: int, rng: np.random.Generator) -> Processes:
-    return [source[index] for index in rng.integers(len(source), size=count)]
+    return [source[int(index)] for index in rng.integers(len(source), size=count)]
 
 
 def _seconds(processes: Processes) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -38,8 +38,10 @@ def _lines(
     yield from (
         "# How often the gate is wrong",
         "",
-        f"Measured on {date}: {machine['cpu']} ({machine['cpu_model']}), {machine['cores']} cores, "
-        f"torch {machine['torch']}, Linux {machine['kernel']}.",
+        (
+            f"Measured on {date}: {machine['cpu']} ({machine['cpu_model']}), {machine['cores']} cores, "
+            f"torch {machine['torch']}, Linux {machine['kernel']}."
+        ),
         "",
         "```",
         command,
@@ -49,11 +51,15 @@ def _lines(
         "",
         "## Real runs",
         "",
-        "Each is a run of `pytest perfsuite/test_latency.py` in a process of its own, against baselines "
-        "recorded before the first.",
+        (
+            "Each is a run of `pytest perfsuite/test_latency.py` in a process of its own, against baselines "
+            "recorded before the first."
+        ),
         "",
-        f"Unchanged runs that failed: **{findings.false_alarms}**. Stages of them in which rounds were left "
-        f"out as disturbed: {findings.disturbed}.",
+        (
+            f"Unchanged runs that failed: **{findings.false_alarms}**. Stages of them in which rounds were left "
+            f"out as disturbed: {findings.disturbed}."
+        ),
         "",
     )
     if findings.detected:
@@ -81,8 +87,10 @@ def _simulated(findings: Findings, picture: str) -> Iterator[str]:
         "",
         "## The same samples, other rules",
         "",
-        "Suite runs drawn from the recorded ones (`perfsuite/calibration/resampling.py`): the share of them "
-        "that is red. The other rules see the seconds of all processes of a look.",
+        (
+            "Suite runs drawn from the recorded ones (`perfsuite/calibration/resampling.py`): the share of them "
+            "that is red. The other rules see the seconds of all processes of a look."
+        ),
         "",
         f"![Share of runs that are red, by slow-down]({picture})",
         "",

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--chart {arguments.chart}: must end in .svg")
     for option in ("chart", "json"):
         if (path := getattr(arguments, option)) is not None:
-            check_writable(path, f"--{option}")
+            check_writable(path, option=f"--{option}")
     for source in arguments.sources:
         added = store.add(arguments.storage, source)
         print(f"{source}: {f'stored as {added}' if added else 'is stored already'}")

@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.markdown is not None and arguments.ladder is None:
         raise UsageError("--markdown: needs --ladder")
     to_stdout = arguments.markdown == Path("-")
-    check_writable(arguments.output, "--output")
+    check_writable(arguments.output, option="--output")
     if arguments.markdown is not None and not to_stdout:
-        check_writable(arguments.markdown, "--markdown")
+        check_writable(arguments.markdown, option="--markdown")
     ladder = read_ladder(arguments.ladder) if arguments.ladder else None
     diagnosis = read_diagnosis(arguments.diagnose) if arguments.diagnose else None
     gate = read_gate(arguments.gate) if arguments.gate else None
