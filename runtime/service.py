@@ -16,7 +16,7 @@ from runtime.errors import HandshakeError, ProtocolError
 from runtime.messages import Hello, Refusal, Request, TensorMessage, encode_reply, packb, unpackb
 from runtime.operations import check_granularity, output_specs
 from runtime.slowdown import TOTAL, Slowdown
-from runtime.transports.base import PeerGone, ServerChannel
+from runtime.transports.base import PeerGone, ReceiveTimeout, ServerChannel
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class Service:
                     answer = self._answer(channel, raw)
                 except PeerGone:
                     raise
+                except ReceiveTimeout:
+                    continue
                 # Whatever a message provokes, the next client finds the worker alive.
                 except Exception as error:  # noqa: BLE001
                     answer = _refusal(error).encode()

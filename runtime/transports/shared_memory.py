@@ -19,7 +19,13 @@ import torch
 from runtime.errors import ArenaError, EndpointError, InputError, ProtocolError
 from runtime.tensors import Payload, TensorSpec
 from runtime.transports.arena import Arena, Slots, aligned
-from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, ServerChannel
+from runtime.transports.base import (
+    LISTEN_S,
+    ClientChannel,
+    PeerGone,
+    ReceiveTimeout,
+    ServerChannel,
+)
 
 MAX_MESSAGE_BYTES = 64 * 1024
 
@@ -176,6 +182,7 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
+        self._timeout_ms = LISTEN_S * 1000
         self._arena: Arena | None = None
 
     def receive(self) -> bytes:
