@@ -14,7 +14,7 @@ from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
 from runtime.errors import HandshakeError, ProtocolError
 from runtime.messages import Hello, Refusal, Request, TensorMessage, encode_reply, packb, unpackb
-from runtime.operations import check_granularity, output_specs
+from runtime.operations import check_granularity, remembered_output_specs
 from runtime.slowdown import TOTAL, Slowdown
 from runtime.transports.base import PeerGone, ReceiveTimeout, ServerChannel
 
@@ -33,7 +33,7 @@ class Service:
         slowdown: Slowdown | None = None,
     ) -> None:
         self._device = device
-        self._config = config
+        self._output_specs = remembered_output_specs(config, device.dtype)
         self._hello = hello
         self._about = about
         self._slowdown = slowdown
@@ -69,12 +69,7 @@ class Service:
         request = Request.parse(fields)
         self._check_turn(request)
         check_granularity(request.call, self._hello.granularity)
-        specs = output_specs(
-            self._config,
-            self._device.dtype,
-            request.call,
-            [tensor.spec for tensor in request.inputs],
-        )
+        specs = self._output_specs(request.call, tuple(tensor.spec for tensor in request.inputs))
         copies_before = channel.payload_copies
         inputs = [
             channel.unpack(f"inputs[{index}].payload", tensor.spec, tensor.payload)

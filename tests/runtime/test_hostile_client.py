@@ -680,7 +680,7 @@ def test_a_descriptor_of_anything_but_whole_sealed_memory_is_refused(
 ) -> None:
     descriptor = BAD_DESCRIPTORS[kind]()
     try:
-        assert memory_client.bring([descriptor]) != b"mapped"
+        assert re.fullmatch(rb"refused: arena.*", memory_client.bring([descriptor]), re.DOTALL)
     finally:
         os.close(descriptor)
     assert_refused(embed(memory_client), "arena")
@@ -716,8 +716,13 @@ def test_a_descriptor_in_an_oversized_message_is_not_kept(
         os.close(good)
 
 
-def test_an_empty_message_does_not_end_the_worker(memory_client: RawSeqpacket) -> None:
-    memory_client.send(b"")  # nothing tells it from the end of the conversation, which it may be
+def test_an_empty_message_is_refused_and_ends_nothing(memory_client: RawSeqpacket) -> None:
+    assert_refused(memory_client.exchange(b""), "message")
+    assert memory_client.exchange(memory_client.request("ping"))["sequence"] == 1
+
+
+def test_a_last_message_that_is_empty_does_not_end_the_worker(memory_client: RawSeqpacket) -> None:
+    memory_client.send(b"")  # and then comes the end, before it may have been read
 
 
 def test_an_arena_replaced_many_times_leaves_one(

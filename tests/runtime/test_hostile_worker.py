@@ -497,13 +497,34 @@ def test_whatever_is_said_to_a_new_arena_but_that_it_is_mapped_is_an_error(
         llama.close()
 
 
-def test_a_refused_arena_is_an_arena_error(checkpoint: Checkpoint) -> None:
+def test_after_a_failure_no_further_arena_is_offered(checkpoint: Checkpoint) -> None:
     fake = FakeSeqpacketWorker(checkpoint, "fused")
-    fake.on_arena = lambda: b"refused"
+    offered: list[None] = []
+
+    def nonsense() -> bytes:
+        offered.append(None)
+        return bytes(MESSAGE_BYTES + 1)
+
+    fake.on_arena = nonsense
     llama = fake.open()
     try:
-        with pytest.raises(ArenaError, match=r"\d bytes"):
+        with pytest.raises(ProtocolError):
             llama.forward(PROMPT)
+        with pytest.raises(WorkerError, match="earlier call failed"):
+            llama.forward(PROMPT)
+    finally:
+        llama.close()
+    assert len(offered) == 1
+
+
+def test_a_refused_arena_is_an_arena_error(checkpoint: Checkpoint) -> None:
+    fake = FakeSeqpacketWorker(checkpoint, "fused")
+    fake.on_arena = lambda: b"refused: \x1b[2J" + b"x" * 10_000
+    llama = fake.open()
+    try:
+        with pytest.raises(ArenaError, match=r"\d bytes: b'refused: \\x1b\[2Jxxx") as caught:
+            llama.forward(PROMPT)
+        assert len(str(caught.value)) < 500
     finally:
         llama.close()
 
