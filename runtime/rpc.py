@@ -164,13 +164,14 @@ class RpcClient:
             raise ProtocolError(
                 "sequence", f"the reply answers {reply.sequence}, not {self._sequence}"
             )
-        if len(reply.outputs) != len(specs):
-            raise ProtocolError("outputs", f"{len(specs)} expected, got {len(reply.outputs)}")
+        expected = 0 if places else len(specs)
+        if len(reply.outputs) != expected:
+            raise ProtocolError("outputs", f"{expected} expected, got {len(reply.outputs)}")
+        if places:
+            return places
         for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
             if output.spec != spec:
                 raise ProtocolError(f"outputs[{index}]", f"must be {spec}, got {output.spec}")
-        if places:
-            return places
         return [
             self.channel.unpack(f"outputs[{index}].payload", output.spec, output.payload)
             for index, output in enumerate(reply.outputs)

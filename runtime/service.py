@@ -94,7 +94,9 @@ class Service:
             computed = self._answered = time.perf_counter()
         return encode_reply(
             sequence=request.sequence,
-            outputs=[
+            outputs=[]
+            if request.outputs
+            else [
                 TensorMessage(spec, channel.pack(tensor))
                 for spec, tensor in zip(specs, outputs, strict=True)
             ],

@@ -225,8 +225,7 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
         raise ProtocolError("outputs", "the request names no place for this result")
 
     def pack(self, tensor: torch.Tensor) -> int:
-        """Return 0: the client knows where its result is, for it chose the place."""
-        return 0
+        raise ProtocolError("outputs", "results lie in the places that the request names")
 
     def unpack(self, field: str, spec: TensorSpec, payload: Payload) -> torch.Tensor:
         if not isinstance(payload, int):
