@@ -18,6 +18,9 @@ from runtime.devices.weights import layer_norms, linear_groups, stacked_linear
 from runtime.rope import RotaryEmbedding
 from runtime.stages import Granularity
 
+_BLOCK_ROWS = 1024  # of a product whose inputs and result stay in the last-level cache
+_WORTH_SPLITTING = 1 << 22  # multiplications; below, waking the threads costs more than they save
+
 
 class CpuDevice(Device):
     """Computes on the host; the shared memory is its own memory."""
@@ -31,6 +34,8 @@ class CpuDevice(Device):
         self._scratch = Scratch()
         self._kernels = choose_kernels(dtype, self._scratch)
         self.kernels = self._kernels.name
+        if self._kernels.dtype != dtype:
+            self.kernels = f"{str(dtype).removeprefix('torch.')} wire and weights, {self.kernels}"
         self._embeddings = checkpoint.tensor("model.embed_tokens.weight").to(dtype)
         tied = self._config.tie_word_embeddings
         self._head = self._embeddings if tied else checkpoint.tensor("lm_head.weight").to(dtype)
@@ -38,14 +43,21 @@ class CpuDevice(Device):
         layers = range(self._config.num_layers)
         self._layers = [
             {
-                name: self._kernels.pack(*stacked_linear(checkpoint, layer, modules, dtype))
+                name: self._packed(*stacked_linear(checkpoint, layer, modules, dtype))
                 for name, modules in groups.items()
             }
             for layer in layers
         ]
-        self._norms = [layer_norms(checkpoint, layer, dtype) for layer in layers]
+        self._norms = [
+            tuple(norm.to(self._kernels.dtype) for norm in layer_norms(checkpoint, layer, dtype))
+            for layer in layers
+        ]
         self._rope = RotaryEmbedding(self._config)
         self._summed: torch.Size | None = None  # shape of the residual sum that is remembered
+
+    def _packed(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        computed = self._kernels.dtype
+        return self._kernels.pack(weight.to(computed), None if bias is None else bias.to(computed))
 
     def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
         token_ids = checked_ids(token_ids, self._config.vocab_size)
@@ -56,14 +68,23 @@ class CpuDevice(Device):
     def batch_linear(
         self, layer: int, modules: Sequence[str], x: torch.Tensor, outputs: Sequence[torch.Tensor]
     ) -> None:
-        prepared = self._kernels.activation(x.flatten(0, 1))
+        prepared = self._kernels.activation(x.flatten(0, 1).to(self._kernels.dtype))
         for module, out in zip(modules, outputs, strict=True):
             self._kernels.linear(prepared, self._layers[layer][module], out.flatten(0, 1))
 
     def matmul(
         self, a: torch.Tensor, b: torch.Tensor, transpose_b: bool, out: torch.Tensor
     ) -> None:
-        torch.bmm(a, b.transpose(1, 2) if transpose_b else b, out=out)
+        right = b.transpose(1, 2) if transpose_b else b
+        if a[0].numel() * right.shape[-1] < _WORTH_SPLITTING:
+            torch.bmm(a, right, out=out)
+            return
+        # All threads at one block of rows: bmm deals out whole matrices, and few may leave threads idle.
+        for left, matrix, product in zip(a, right, out, strict=True):
+            for rows, place in zip(
+                left.split(_BLOCK_ROWS), product.split(_BLOCK_ROWS), strict=True
+            ):
+                torch.mm(rows, matrix, out=place)
 
     def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
         torch.mm(x, self._head.t(), out=out)
@@ -82,8 +103,7 @@ class CpuDevice(Device):
         kernels.linear(kernels.activation(attended), linears["o"], after, residual=before)
 
         normed = kernels.normed(after, mlp_norm, config.rms_norm_eps)
-        gate_up = self._scratch.empty("gate_up", (rows, 2 * config.intermediate_size), self.dtype)
-        kernels.linear(normed, linears["gate_up"], gate_up)
+        gate_up = kernels.linear(normed, linears["gate_up"])
         kernels.linear(kernels.gated(gate_up), linears["down"], after, residual=after)
         if after is not out:
             out.copy_(after)
@@ -107,17 +127,14 @@ class CpuDevice(Device):
         config = self._config
         heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
         all_heads = heads + 2 * kv_heads
-        projected = self._scratch.empty("qkv", (batch * tokens, all_heads * size), self.dtype)
-        self._kernels.linear(normed, linear, projected)
-        by_token = projected.view(batch, tokens, all_heads, size)
+        by_token = self._kernels.linear(normed, linear).view(batch, tokens, all_heads, size)
         cos, sin = self._rope.tables(tokens)
         # Queries and keys turn by the same angles: one call for both.
-        self._kernels.rotate(by_token, heads + kv_heads, cos, sin)
-        by_head = by_token.transpose(1, 2)
+        rotated = self._kernels.rotated(by_token, heads + kv_heads, cos, sin)
         attended = functional.scaled_dot_product_attention(
-            by_head[:, :heads],
-            by_head[:, heads : heads + kv_heads],
-            by_head[:, heads + kv_heads :],
+            rotated[:, :heads],
+            rotated[:, heads:],
+            by_token[:, :, heads + kv_heads :].transpose(1, 2),
             is_causal=True,
             enable_gqa=kv_heads != heads,
         )
@@ -125,8 +142,27 @@ class CpuDevice(Device):
 
 
 def choose_kernels(dtype: torch.dtype, scratch: Scratch) -> LayerKernels:
-    """Return the fastest kernels that this machine has; the README has the figures."""
+    """Return the fastest kernels that this machine has for weights of ``dtype``; the README has the figures.
+
+    Without bfloat16 products in the processor, libraries refuse them or emulate them at a fraction of
+    float32's speed: there, bfloat16 values are widened, and float32 is what the kernels compute in.
+    """
     library = load_amx_kernels()
     if library is not None:
         return AmxKernels(dtype, scratch, library)
-    return OneDnnKernels(dtype, scratch) if has_onednn() else TorchKernels(dtype, scratch)
+    computed = dtype if has_bfloat16_products() else torch.float32
+    # In 256-bit registers oneDNN is no faster than torch's own product, which writes where it is told to:
+    # a result of oneDNN lies in memory of its own, new to the process each time.
+    if has_onednn() and _has("avx512_f"):
+        return OneDnnKernels(computed, scratch)
+    return TorchKernels(computed, scratch)
+
+
+def has_bfloat16_products() -> bool:
+    """Whether the processor has instructions that multiply bfloat16 (x86-64: AVX-512 or AMX; Arm: BF16)."""
+    return _has("avx512_bf16", "amx_bf16", "bf16")
+
+
+def _has(*instructions: str) -> bool:
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in instructions)

@@ -18,21 +18,22 @@ class OneDnnKernels(TorchKernels):
 
     def __init__(self, dtype: torch.dtype, scratch: Scratch) -> None:
         super().__init__(dtype, scratch)
-        self.name = f"oneDNN, {str(dtype).removeprefix('torch.')}, weights prepacked"
+        self.name = f"{str(dtype).removeprefix('torch.')} products by oneDNN, weights prepacked"
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
         return Linear(weight.shape[0], (packed,), bias)
 
     def linear(
-        self, x: Activation, linear: Linear, out: torch.Tensor, residual: torch.Tensor | None = None
-    ) -> None:
+        self,
+        x: Activation,
+        linear: Linear,
+        out: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         (rows,), (weight,) = x.parts, linear.parts
         product = torch.ops.mkldnn._linear_pointwise(rows, weight, linear.bias, "none", [], "")
-        if residual is None:
-            out.copy_(product)
-        else:
-            torch.add(residual, product, out=out)
+        return self._placed(product, out, residual)
 
 
 def has_onednn() -> bool:

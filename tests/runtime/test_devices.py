@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint
-from runtime.devices import open_device
+from runtime.devices import cpu, open_device
 from runtime.devices.amx import AmxKernels, load_amx_kernels
 from runtime.devices.base import Device
-from runtime.devices.cpu import choose_kernels
+from runtime.devices.cpu import choose_kernels, has_bfloat16_products
 from runtime.devices.layer_kernels import Activation, LayerKernels, TorchKernels
 from runtime.devices.onednn import OneDnnKernels, has_onednn
 from runtime.devices.scratch import Scratch
 from runtime.errors import InputError, ProtocolError, SplitError
 from runtime.operations import Call, output_specs
+from runtime.stages import Granularity
 from runtime.tensors import TensorSpec
 from tests.runtime.models import DEVICES, random_ids, small_config, write_model
 
@@ -78,6 +79,8 @@ def tested(request: pytest.FixtureRequest) -> Kernels:
     if kernels == "onednn":
         if not has_onednn():
             pytest.skip("needs a torch that is built with oneDNN")
+        if dtype == torch.bfloat16 and not has_bfloat16_products():
+            pytest.skip("needs a processor that multiplies bfloat16")
         return Kernels(kernels, dtype, error, lambda: OneDnnKernels(dtype, Scratch()))
     library = load_amx_kernels()
     if library is None:
@@ -165,6 +168,15 @@ def test_linear_writes_nothing_beyond_its_result(tested: Kernels) -> None:
     assert_product(room[30:63], x, weight, error=tested.error)
     assert bool((room[:30] == 7).all())
     assert bool((room[63:] == 7).all())
+
+
+def test_linear_makes_its_own_place_where_none_is_given(tested: Kernels) -> None:
+    kernels = tested.make()
+    x, weight = tested.normal(33, 40, seed=0), tested.normal(50, 40, seed=1)
+    bias = tested.normal(50, seed=2)
+    made = kernels.linear(kernels.activation(x), kernels.pack(weight, bias))
+    assert made.dtype == kernels.dtype
+    assert_product(made, x, weight, bias, error=tested.error)
 
 
 def test_layers_may_share_an_activation(tested: Kernels) -> None:
@@ -285,7 +297,7 @@ def test_gated_of_extreme_gates(tested: Kernels) -> None:
     seed=seeds,
 )
 @RANDOM
-def test_rotate_turns_the_first_heads_in_place(
+def test_rotated_turns_the_first_heads(
     tested: Kernels, batch: int, tokens: int, heads: int, others: int, half: int, seed: int
 ) -> None:
     kernels = tested.make()
@@ -296,16 +308,17 @@ def test_rotate_turns_the_first_heads_in_place(
     c, s = cos[:, None].double(), sin[:, None].double()
     exact = torch.cat((left * c - right * s, right * c + left * s), dim=-1)
     untouched = x[:, :, heads:].clone()
-    kernels.rotate(x, heads, cos, sin)
+    rotated = kernels.rotated(x, heads, cos, sin).transpose(1, 2)
     assert torch.equal(x[:, :, heads:], untouched)
     # Rounded are the tables, each product, and the sum.
     allowed = 3 * tested.error * float(exact.abs().max())
-    assert float((x[:, :, :heads].double() - exact).abs().max()) <= allowed
+    assert float((rotated.double() - exact).abs().max()) <= allowed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_chosen_kernels_have_a_name_for_people(dtype: torch.dtype) -> None:
-    assert str(dtype).removeprefix("torch.") in choose_kernels(dtype, Scratch()).name
+    kernels = choose_kernels(dtype, Scratch())
+    assert str(kernels.dtype).removeprefix("torch.") in kernels.name
 
 
 def test_scratch_memory_is_used_again() -> None:
@@ -410,6 +423,18 @@ def test_matmul_multiplies_each_pair(
         assert_product(out[index], a[index], b[index].t(), error=FLOAT32_PRODUCT)
 
 
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_a_large_matmul_is_the_same_product(
+    by_operation: Device, checkpoint: Checkpoint, transpose_b: bool
+) -> None:
+    a, b = normal(2, 1100, 64, seed=0), normal(2, 64, 70, seed=1)
+    given_b = b.transpose(1, 2).contiguous() if transpose_b else b
+    out = torch.full((2, 1100, 70), torch.nan)
+    by_operation.matmul(a, given_b, transpose_b, out)
+    for index in range(2):
+        assert_product(out[index], a[index], b[index].t(), error=FLOAT32_PRODUCT)
+
+
 def test_lm_head_is_its_formula(by_operation: Device, checkpoint: Checkpoint) -> None:
     x = normal(3, 48, seed=0)
     out = run(by_operation, checkpoint, Call("lm_head"), x)
@@ -431,6 +456,27 @@ def test_a_layer_does_not_depend_on_what_ran_before(
         again = [run(device, checkpoint, call, x) for call, x in reversed(calls)]
     for expected, actual in zip(first, reversed(again), strict=True):
         assert torch.equal(expected, actual)
+
+
+@pytest.mark.parametrize("granularity", ["operation", "layer"])
+def test_bfloat16_needs_no_processor_that_multiplies_it(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, granularity: Granularity
+) -> None:
+    monkeypatch.setattr(cpu, "load_amx_kernels", lambda: None)
+    monkeypatch.setattr(cpu, "has_bfloat16_products", lambda: False)
+    x = normal(2, 40, 48, seed=0, dtype=torch.bfloat16)
+    call = Call("fused_layer", 0)
+    if granularity == "operation":
+        call = Call("batch_linear", 0, ("q_proj", "v_proj"))
+    with torch.no_grad():
+        exact = open_device("cpu", checkpoint, torch.float32, granularity)
+        device = open_device("cpu", checkpoint, torch.bfloat16, granularity)
+        expected = run(exact, checkpoint, call, x.float())
+        actual = run(device, checkpoint, call, x)
+    assert device.kernels.startswith("bfloat16 wire and weights, float32 products")
+    assert actual.dtype == torch.bfloat16
+    # Rounded are the weights and the result, and nothing between.
+    assert float((actual - expected).abs().max()) <= 2 * 2**-8 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
