@@ -22,6 +22,8 @@ RECORDED_BATCHES = 3  # a baseline holds as many times the processes of one look
 DISTURBED_LIMIT = 0.25  # share of disturbed rounds with which no baseline is recorded
 LATENCY_MARGIN = 0.5  # for seconds, which a yardstick does not steady
 
+SAMPLES = ("samples", "seconds")  # the long ones among an outcome's figures
+
 # Runs a pairing's loop; pytest-benchmark's where its statistics are wanted.
 Drive = Callable[[Pairing], None]
 
@@ -74,7 +76,7 @@ class Outcome:
             "name": self.name,
             "verdict": self.verdict.value if self.verdict else "recorded",
             "reason": self.reason,
-            "ratio": self.ratio,
+            "ratio": self.ratio if math.isfinite(self.ratio) else None,
             "stored_ratio": self.stored_ratio,
             "change": change.value if change and known else None,
             "change_interval": [change.low, change.high] if change and known else None,
