@@ -26,7 +26,7 @@ from perfsuite.gate.contenders import (
     unsplit_contender,
 )
 from perfsuite.gate.deciding import Verdict
-from perfsuite.gate.judging import SAMPLES, Gate, Outcome, Settings, run_all
+from perfsuite.gate.judging import Gate, Outcome, Settings, run_all
 from perfsuite.gate.pairing import Open, Pairing
 from perfsuite.gate.slowdowns import parse_slowdowns
 from perfsuite.history.runs import extra_info
@@ -275,7 +275,7 @@ class LatencyGate:
         return drive
 
     def _tell(self, outcome: Outcome) -> None:
-        told = {key: value for key, value in outcome.as_json().items() if key not in SAMPLES}
+        told = outcome.as_json(samples=False)
         for key, value in told.items():
             if key not in ("name", "phases"):
                 self._request.node.user_properties.append((f"perf_{key}", value))

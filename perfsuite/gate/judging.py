@@ -22,8 +22,6 @@ RECORDED_BATCHES = 3  # a baseline holds as many times the processes of one look
 DISTURBED_LIMIT = 0.25  # share of disturbed rounds with which no baseline is recorded
 LATENCY_MARGIN = 0.5  # for seconds, which a yardstick does not steady
 
-SAMPLES = ("samples", "seconds")  # the long ones among an outcome's figures
-
 # Runs a pairing's loop; pytest-benchmark's where its statistics are wanted.
 Drive = Callable[[Pairing], None]
 
@@ -68,11 +66,11 @@ class Outcome:
         """The phase that grew most, and by how much of the yardstick's time."""
         return deciding.grown_most(self.phases, self.stored_phases)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what reports hold of it."""
+    def as_json(self, *, samples: bool = True) -> dict[str, Any]:
+        """Return what reports hold of it, with or without what it was made from."""
         change = self.judgement.change if self.judgement else None
         known = change is not None and math.isfinite(change.value)
-        return {
+        told: dict[str, Any] = {
             "name": self.name,
             "verdict": self.verdict.value if self.verdict else "recorded",
             "reason": self.reason,
@@ -88,12 +86,14 @@ class Outcome:
             "processes": len(self.replicates),
             "looks": self.looks,
             "disturbed_rounds": self.disturbed,
-            "samples": [replicate.rounds for replicate in self.replicates],
-            "seconds": [
+        }
+        if samples:
+            told["samples"] = [replicate.rounds for replicate in self.replicates]
+            told["seconds"] = [
                 [round(seconds, 7) for seconds in replicate.seconds]
                 for replicate in self.replicates
-            ],
-        }
+            ]
+        return told
 
 
 class Gate:
