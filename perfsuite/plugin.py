@@ -26,8 +26,8 @@ from perfsuite.gate.contenders import (
     unsplit_contender,
 )
 from perfsuite.gate.deciding import Verdict
-from perfsuite.gate.judging import Gate, Outcome, Settings, run_all
-from perfsuite.gate.pairing import Open, Pairing
+from perfsuite.gate.judging import Gate, Outcome, Settings
+from perfsuite.gate.pairing import Open, Pairing, run_all
 from perfsuite.gate.slowdowns import parse_slowdowns
 from perfsuite.history.runs import extra_info
 from perfsuite.machine import fingerprint
@@ -42,7 +42,7 @@ _INI = {
     "perf_tokens": ("length of the prompt", "64"),
     "perf_device": ("device of the worker and of the unsplit model", "cpu"),
     "perf_threads": ("compute threads of each process: one is the quietest", "1"),
-    "perf_processes": ("fresh processes per look", "8"),
+    "perf_processes": ("fresh processes per look", "5"),
     "perf_looks": ("how often at most more are measured", "3"),
     "perf_time_limit": ("seconds per subject, after which no further look begins", "120"),
     "perf_inconclusive": ("report, or fail", "report"),

@@ -12,8 +12,7 @@ from perfsuite.compare.deciding import Decision, Rules, decide, median_phases, m
 from perfsuite.compare.sides import Side, Tree, Workload, sides
 from perfsuite.errors import RevisionError, UsageError
 from perfsuite.gate.deciding import Verdict
-from perfsuite.gate.judging import run_all
-from perfsuite.gate.pairing import Pairing, Replicate, Timed
+from perfsuite.gate.pairing import Pairing, Replicate, Timed, run_all
 
 EXIT_REGRESSION = 1
 EXIT_BROKEN = 2

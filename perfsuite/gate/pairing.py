@@ -22,7 +22,7 @@ from perfsuite.gate.disturbance import DISTURBED_SHARE, Watch
 from perfsuite.measuring import collector_paused
 
 RUNS = 5  # that count, per block
-ROUNDS = 12  # kept, per process
+ROUNDS = 16  # kept, per process
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ class Pairing:
         self._process.close()
         self._collector.close()
 
+    @property
+    def left(self) -> int:
+        """How many runs are still to be made."""
+        return self.runs - self._number
+
     def prepare(self) -> None:
         """Get ready for the next ``run``: whatever is due before it, a fresh process or a yardstick's block."""
         self._complete()
@@ -170,7 +175,12 @@ def _replicate(rounds: list[_Round]) -> Replicate:
 def measure(subject: Open, yardstick: Open, *, processes: int, seed: int) -> list[Replicate]:
     """Return a replicate for each of ``processes`` fresh ones."""
     with Pairing(subject, yardstick, processes=processes, seed=seed) as pairing:
-        for _ in range(pairing.runs):
-            pairing.prepare()
-            pairing.run()
+        run_all(pairing)
         return pairing.finish()
+
+
+def run_all(pairing: Pairing) -> None:
+    """Make the runs that are left."""
+    while pairing.left:
+        pairing.prepare()
+        pairing.run()
