@@ -1,0 +1,86 @@
+"""Roads to a worker that computes nothing: the runtime's real channels between two real processes."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from perfsuite.diagnosis.null_worker import CONFIG, HELLO
+from perfsuite.errors import MeasurementError
+from runtime.processes import worker_environment
+from runtime.rpc import RpcClient
+from runtime.slowdown import Slowdown
+from runtime.transports.base import ClientChannel
+from runtime.transports.shared_memory import SharedMemoryClient
+from runtime.transports.zmq_msgpack import ZmqClient
+
+ROADS = ("zmq-tcp", "zmq-ipc", "shared-memory")
+
+_START_TIMEOUT_S = 120.0
+_CALL_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def open_road(name: str, threads: int, slowdown: Slowdown | None = None) -> Iterator[RpcClient]:
+    """Start a null worker at the other end of the road ``name``, one of ``ROADS``; it ends with the context.
+
+    Raises:
+        MeasurementError: for an unknown road.
+        WorkerError: if the worker does not start.
+    """
+    with ExitStack() as resources:
+        match name:
+            case "shared-memory":
+                channel = _socket_road(resources, threads)
+            case "zmq-ipc":
+                folder = tempfile.mkdtemp(prefix="split-llama-")
+                resources.callback(shutil.rmtree, folder, ignore_errors=True)
+                channel = _zmq_road(resources, threads, f"ipc://{folder}/worker")
+            case "zmq-tcp":
+                channel = _zmq_road(resources, threads, f"tcp://127.0.0.1:{_free_port()}")
+            case _:
+                raise MeasurementError(f"no road {name!r}; there are {', '.join(ROADS)}")
+        channel.set_timeout(_START_TIMEOUT_S)
+        client = RpcClient(channel, CONFIG, torch.float32, slowdown)
+        client.handshake(HELLO)
+        channel.set_timeout(_CALL_TIMEOUT_S)
+        yield client
+
+
+def _socket_road(resources: ExitStack, threads: int) -> ClientChannel:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    resources.callback(ours.close)
+    with theirs:
+        _start(resources, threads, "--descriptor", str(theirs.fileno()), descriptor=theirs.fileno())
+    return SharedMemoryClient(ours)
+
+
+def _zmq_road(resources: ExitStack, threads: int, endpoint: str) -> ClientChannel:
+    _start(resources, threads, "--endpoint", endpoint)
+    client = ZmqClient(endpoint)
+    resources.callback(client.close)
+    return client
+
+
+def _start(resources: ExitStack, threads: int, *where: str, descriptor: int | None = None) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perfsuite.diagnosis.null_worker", *where],
+        env=worker_environment(threads),
+        pass_fds=() if descriptor is None else (descriptor,),
+        stdin=subprocess.PIPE,
+        process_group=0,  # Ctrl-C is the parent's to handle; its end closes stdin
+    )
+    resources.enter_context(process)
+    resources.callback(process.kill)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
