@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from perfsuite import ladder
+from perfsuite.diagnosis import command as diagnose
 from perfsuite.errors import PerfsuiteError, UsageError
 from runtime import SplitError
 
-COMMANDS = (ladder,)
+COMMANDS = (ladder, diagnose)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -7,45 +7,40 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from statistics import median
 from types import TracebackType
 from typing import Self
 
 import torch
 
-from perfsuite.diagnosis.probe import Probe, Step, bandwidth
-from perfsuite.diagnosis.roads import open_road
-from perfsuite.diagnosis.sweep import ROWS, Caller, Samples, sweep_keys
+from perfsuite.diagnosis.null_worker import MOST_SWEPT_KB
+from perfsuite.diagnosis.probe import Probe
+from perfsuite.diagnosis.roads import open_roads
+from perfsuite.diagnosis.sweep import ROWS, Caller, Samples, Swept, sweep_keys
 from perfsuite.diagnosis.trusted_operations import TrustedOperations
 from perfsuite.machine_constants import MachineConstants, Rate, RateKey, rate_key
 from perfsuite.measuring import collector_paused
-from perfsuite.workload import Operation, operations
-from runtime.checkpoints import ModelConfig
-from runtime.stages import Stage
+from perfsuite.workload import Burst, Operation
 from runtime.waiting import IdleTeams
+
+TOUCHED_BYTES = 64 << 20
 
 _PASSES = 3  # of the operations, per round
 
 OperationKey = tuple[RateKey, tuple[int, ...]]
 
 
-def steps(config: ModelConfig, stages: Sequence[Stage], tokens: Sequence[int]) -> Iterator[Step]:
-    """Yield the distinct operations of ``stages`` at each of these lengths, in a forward's order.
+@dataclass(frozen=True)
+class Findings:
+    """The constants, and what else the micro-measurements show; seconds are for ``TOUCHED_BYTES``."""
 
-    Those that follow an operation of the other side do so after a wait.
-    """
-    seen: set[OperationKey] = set()
-    for count in tokens:
-        for stage in stages:
-            side = ""
-            for operation in operations(config, stage, count):
-                key = (rate_key(operation), operation.shape)
-                if key not in seen:
-                    yield Step(operation, operation.side != side)
-                seen.add(key)
-                side = operation.side
+    constants: MachineConstants
+    samples: Mapping[str, Samples]
+    first_touch_s: float
+    warm_touch_s: float
 
 
 class Calibration:
@@ -56,28 +51,32 @@ class Calibration:
 
     def __init__(
         self,
-        measured: Sequence[Step],
-        roads: Sequence[str],
+        bursts: Sequence[Burst],
+        swept: Mapping[str, Swept],
         threads: int,
         rows: Sequence[int] = ROWS,
     ) -> None:
-        self._device = [step for step in measured if step.operation.side == "device"]
-        self._trusted = [step for step in measured if step.operation.side == "trusted"]
+        """Prepare to measure ``bursts``, and calls over each road between sweeps of ``swept`` memory."""
+        self._bursts = {
+            side: [b for b in bursts if b.side == side] for side in ("device", "trusted")
+        }
         self._rows = rows
         self._rounds = 0
         self._seconds: dict[OperationKey, list[float]] = defaultdict(list)
         self._sweeps: list[float] = []
-        self.samples = {road: Samples() for road in roads}
+        self._touches: list[tuple[float, float]] = []
+        self.samples = {road: Samples() for road in swept}
         self._resources = ExitStack()
         try:
             enter = self._resources.enter_context
-            self._probe = enter(Probe(self._device, threads))
+            self._probe = enter(Probe(self._bursts["device"], threads))
             enter(IdleTeams())  # as on the trusted side of a forward pass
-            self._callers = {road: Caller(enter(open_road(road, threads))) for road in roads}
-            self._pause = Caller(enter(open_road("shared-memory", threads)))
-            largest = max((step.operation.bytes for step in self._trusted), default=0)
-            builder = TrustedOperations(largest)
-            self._runs = [builder.build(step.operation) for step in self._trusted]
+            clients = enter(open_roads(tuple(swept), threads))
+            self._callers = {road: Caller(clients[road], swept[road]) for road in swept}
+            self._other = self._callers["shared-memory"]
+            trusted = [row for burst in self._bursts["trusted"] for row in burst.operations]
+            builder = TrustedOperations(max((row.bytes for row in trusted), default=0))
+            self._runs = {id(row): builder.build(row) for row in trusted}
         except BaseException:
             self._resources.close()
             raise
@@ -91,36 +90,50 @@ class Calibration:
                     for key in sweep_keys(cold, self._rows):
                         self.samples[road].add(key, caller.measure(key))
             for _ in range(_PASSES):
-                self._run_operations()
+                self._run_bursts()
+                self._touches.append(_touch())
         self._rounds += 1
 
-    def _run_operations(self) -> None:
-        seconds, swept = self._probe.run()
-        self._sweeps.append(swept)
-        for step, run in zip(self._trusted, self._runs, strict=True):
-            if step.after_wait:
-                self._pause.wait()
-            started = time.perf_counter()
-            run()  # and release its results
-            self._keep(step.operation, time.perf_counter() - started)
-        for step, taken in zip(self._device, seconds, strict=True):
-            self._keep(step.operation, taken)
+    def _run_bursts(self) -> None:
+        # Each side waits before a burst while the other one walks through memory: as in a forward pass.
+        for number, burst in enumerate(self._bursts["device"]):
+            self._other.sweep()
+            for row, seconds in zip(burst.operations, self._probe.run(number), strict=True):
+                self._keep(row, seconds)
+        self._sweeps.append(self._probe.sweep())
+        for burst in self._bursts["trusted"]:
+            self._other.wait()
+            for row in burst.operations:
+                run = self._runs[id(row)]
+                started = time.perf_counter()
+                run()  # and release its results
+                self._keep(row, time.perf_counter() - started)
 
     def _keep(self, operation: Operation, seconds: float) -> None:
         self._seconds[rate_key(operation), operation.shape].append(seconds)
 
+    def findings(self) -> Findings:
+        """Return what follows from all samples so far."""
+        first, warm = (median(times) for times in zip(*self._touches, strict=True))
+        return Findings(self.constants(), self.samples, first, warm)
+
     def constants(self) -> MachineConstants:
         """Return the constants as they follow from all samples so far."""
+        work = {
+            (rate_key(row), row.shape): row.work
+            for bursts in self._bursts.values()
+            for burst in bursts
+            for row in burst.operations
+        }
         rates: dict[RateKey, list[Rate]] = defaultdict(list)
-        for step in (*self._device, *self._trusted):
-            key, shape = rate_key(step.operation), step.operation.shape
-            # The first pass faults memory in and fills the library's own caches.
-            samples = self._seconds[key, shape]
-            rates[key].append(Rate(shape, step.operation.work / median(samples[1:] or samples)))
+        for (key, shape), samples in self._seconds.items():
+            # The first faults memory in and fills the library's own caches.
+            seconds = median(samples[1:] or samples)
+            rates[key].append(Rate(shape, work[key, shape] / seconds))
         return MachineConstants(
             roads={road: samples.road() for road, samples in self.samples.items()},
             rates=dict(rates),
-            bandwidth=bandwidth(median(self._sweeps)),
+            bandwidth=2 * 1024 * MOST_SWEPT_KB / median(self._sweeps),  # read and written
         )
 
     def __enter__(self) -> Self:
@@ -135,9 +148,12 @@ class Calibration:
         self._resources.close()
 
 
-def kind_rates(constants: MachineConstants) -> Mapping[str, tuple[float, float]]:
-    """Return the lowest and the highest rate of each kind of operation, FLOP/s or bytes/s."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for (side, kind, dtype, _), rates in constants.rates.items():
-        found[f"{side} {kind} {dtype}"] += [rate.per_second for rate in rates]
-    return {name: (min(rates), max(rates)) for name, rates in found.items()}
+def _touch() -> tuple[float, float]:
+    """Return the seconds of filling new memory, whose pages the kernel must find first, and the same again."""
+    memory = torch.empty(TOUCHED_BYTES, dtype=torch.uint8)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        memory.fill_(1)
+        seconds.append(time.perf_counter() - started)
+    return seconds[0], seconds[1]

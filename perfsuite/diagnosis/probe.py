@@ -1,7 +1,8 @@
 """The worker's operations timed in a process with a worker's environment, which never loads a model.
 
 ``Probe`` starts ``python -m perfsuite.diagnosis.probe`` and talks JSON lines with it. The first line lists the
-steps of a pass; each further line asks for one pass, and is answered with the seconds of each step.
+bursts of operations; each further line asks for one of them by its number, and is answered with the seconds
+of its operations. An empty text asks for the seconds of a walk through memory instead.
 """
 
 from __future__ import annotations
@@ -9,41 +10,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 
 from perfsuite.diagnosis.device_operations import DeviceOperations
-from perfsuite.diagnosis.null_worker import SWEEP_BYTES, Sweep
+from perfsuite.diagnosis.null_worker import MOST_SWEPT_KB, Sweep
 from perfsuite.errors import MeasurementError
-from perfsuite.measuring import collector_paused
-from perfsuite.workload import Operation
+from perfsuite.workload import Burst, Operation
 from runtime.processes import worker_environment
-
-WAIT_S = 2e-3
-"""Long enough for OpenMP's threads to fall asleep, as a worker's do between two calls."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """An operation of a pass; ``after_wait`` where a call begins, and so a wait ends, in a forward pass."""
-
-    operation: Operation
-    after_wait: bool
 
 
 class Probe:
     """A context manager that ends the process. Raises MeasurementError when that dies or cannot compute."""
 
-    def __init__(self, steps: Sequence[Step], threads: int) -> None:
+    def __init__(self, bursts: Sequence[Burst], threads: int) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - __exit__ closes it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "perfsuite.diagnosis.probe", "--threads", str(threads)],
@@ -54,15 +45,22 @@ class Probe:
             text=True,
             process_group=0,  # Ctrl-C is the parent's to handle; it closes stdin then
         )
-        self._send([[dataclasses.astuple(step.operation), step.after_wait] for step in steps])
+        self._send([[dataclasses.astuple(row) for row in burst.operations] for burst in bursts])
 
-    def run(self) -> tuple[list[float], float]:
-        """Return the seconds of each step of one pass, and of one walk through memory."""
-        self._send({})
+    def run(self, number: int) -> list[float]:
+        """Return the seconds of each operation of the burst ``number``."""
+        return self._ask(number)
+
+    def sweep(self) -> float:
+        """Return the seconds that all threads need to walk through ``MOST_SWEPT_KB`` of memory."""
+        return self._ask("")[0]
+
+    def _ask(self, message: int | str) -> list[float]:
+        self._send(message)
         if self._process.stdout is None or not (line := self._process.stdout.readline()):
             raise self._death()
-        answer = json.loads(line)
-        return answer["seconds"], answer["sweep_s"]
+        seconds: list[float] = json.loads(line)
+        return seconds
 
     def _send(self, message: Any) -> None:
         try:
@@ -109,35 +107,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints is no answer
     device = DeviceOperations()
-    steps = [
-        (device.build(_operation(fields)), after_wait)
-        for fields, after_wait in json.loads(sys.stdin.readline())
+    bursts = [
+        [device.build(_operation(fields)) for fields in burst]
+        for burst in json.loads(sys.stdin.readline())
     ]
     sweep = Sweep()
-    for _ in sys.stdin:
+    gc.collect()
+    gc.freeze()
+    for line in sys.stdin:
+        number = json.loads(line)
+        runs: Sequence[Callable[[], object]] = (
+            [partial(sweep, MOST_SWEPT_KB)] if number == "" else bursts[number]
+        )
         seconds = []
-        with collector_paused():
-            for run, after_wait in steps:
-                if after_wait:
-                    time.sleep(WAIT_S)
-                started = time.perf_counter()
-                run()
-                seconds.append(time.perf_counter() - started)
+        for run in runs:
             started = time.perf_counter()
-            sweep()
-            swept = time.perf_counter() - started
-        answers.write(json.dumps({"seconds": seconds, "sweep_s": swept}) + "\n")
+            run()  # and release what it returns
+            seconds.append(time.perf_counter() - started)
+        answers.write(json.dumps(seconds) + "\n")
     return 0
 
 
 def _operation(fields: Sequence[Any]) -> Operation:
     side, call, kind, shape, *rest = fields
     return Operation(side, call, kind, tuple(shape), *rest)
-
-
-def bandwidth(sweep_s: float) -> float:
-    """Return memory's bytes/s: a walk reads and writes all that it passes."""
-    return 2 * SWEEP_BYTES / sweep_s
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -16,7 +16,6 @@ from perfsuite.diagnosis.null_worker import CONFIG, HELLO
 from perfsuite.errors import MeasurementError
 from runtime.processes import worker_environment
 from runtime.rpc import RpcClient
-from runtime.slowdown import Slowdown
 from runtime.transports.base import ClientChannel
 from runtime.transports.shared_memory import SharedMemoryClient
 from runtime.transports.zmq_msgpack import ZmqClient
@@ -28,30 +27,36 @@ _CALL_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def open_road(name: str, threads: int, slowdown: Slowdown | None = None) -> Iterator[RpcClient]:
-    """Start a null worker at the other end of the road ``name``, one of ``ROADS``; it ends with the context.
+def open_roads(names: Sequence[str], threads: int) -> Iterator[Mapping[str, RpcClient]]:
+    """Start a null worker at the other end of each of these ``ROADS``; they end with the context.
 
     Raises:
         MeasurementError: for an unknown road.
-        WorkerError: if the worker does not start.
+        WorkerError: if a worker does not start.
     """
+    for name in names:
+        if name not in ROADS:
+            raise MeasurementError(f"no road {name!r}; there are {', '.join(ROADS)}")
     with ExitStack() as resources:
-        match name:
-            case "shared-memory":
-                channel = _socket_road(resources, threads)
-            case "zmq-ipc":
-                folder = tempfile.mkdtemp(prefix="split-llama-")
-                resources.callback(shutil.rmtree, folder, ignore_errors=True)
-                channel = _zmq_road(resources, threads, f"ipc://{folder}/worker")
-            case "zmq-tcp":
-                channel = _zmq_road(resources, threads, f"tcp://127.0.0.1:{_free_port()}")
-            case _:
-                raise MeasurementError(f"no road {name!r}; there are {', '.join(ROADS)}")
-        channel.set_timeout(_START_TIMEOUT_S)
-        client = RpcClient(channel, CONFIG, torch.float32, slowdown)
-        client.handshake(HELLO)
-        channel.set_timeout(_CALL_TIMEOUT_S)
-        yield client
+        # All start before the first is waited for.
+        channels = {name: _open(name, resources, threads) for name in names}
+        clients = {}
+        for name, channel in channels.items():
+            channel.set_timeout(_START_TIMEOUT_S)
+            clients[name] = RpcClient(channel, CONFIG, torch.float32)
+            clients[name].handshake(HELLO)
+            channel.set_timeout(_CALL_TIMEOUT_S)
+        yield clients
+
+
+def _open(name: str, resources: ExitStack, threads: int) -> ClientChannel:
+    if name == "shared-memory":
+        return _socket_road(resources, threads)
+    if name == "zmq-tcp":
+        return _zmq_road(resources, threads, f"tcp://127.0.0.1:{_free_port()}")
+    folder = tempfile.mkdtemp(prefix="split-llama-")
+    resources.callback(shutil.rmtree, folder, ignore_errors=True)
+    return _zmq_road(resources, threads, f"ipc://{folder}/worker")
 
 
 def _socket_road(resources: ExitStack, threads: int) -> ClientChannel:

@@ -25,7 +25,7 @@ ROWS = (1, 4, 16, 64, 256, 1024, 2560, 5120, 10_240, 20_480, 36_864, 73_728, MOS
 """Payloads in units of ROW_BYTES: closest where a forward's tensors are, and on both sides of malloc's 32 MiB."""
 CALL_PHASES = ("serialize", "transport", "deserialize", "trusted")
 
-_ARENA_BYTES = 3 * MOST_ROWS * ROW_BYTES // 2
+ARENA_BYTES = 3 * MOST_ROWS * ROW_BYTES // 2
 _FEW_ROWS = 16_384  # up to here a sweep makes each call several times
 _REPEATS = 3
 
@@ -118,7 +118,7 @@ class Caller:
     """Makes calls over an open road and times them."""
 
     def __init__(self, client: RpcClient, swept: Swept) -> None:
-        client.prepare(_ARENA_BYTES)
+        client.prepare(ARENA_BYTES)
         self._client = client
         self._swept = swept
         self._sweep = Sweep()

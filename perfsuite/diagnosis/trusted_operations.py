@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -27,8 +28,13 @@ class TrustedOperations:
             ArenaError: if the machine has not so much memory.
         """
         arena, descriptor = Arena.create(aligned(max(1, arena_bytes)))
-        self._descriptor = descriptor
+        os.close(descriptor)  # nobody else is to map it
         self._slots = Slots(arena)
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes of the arena in which no result lies."""
+        return self._slots.free_bytes
 
     def empty(self, memory: Memory, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
         """Return memory for results, as a channel of that kind does."""
