@@ -32,6 +32,7 @@ class AmxKernels(LayerKernels):
     """bfloat16 products on matrix tiles, three of them for a float32 product; see ``amx.c``."""
 
     def __init__(self, dtype: torch.dtype, scratch: Scratch, library: ctypes.CDLL) -> None:
+        self.dtype = dtype
         self._halves = 2 if dtype == torch.float32 else 1
         self.name = (
             "float32 as 3 bfloat16 products on AMX" if self._halves == 2 else "bfloat16 on AMX"

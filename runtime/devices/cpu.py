@@ -31,6 +31,8 @@ class CpuDevice(Device):
         self._scratch = Scratch()
         self._kernels = choose_kernels(dtype, self._scratch)
         self.kernels = self._kernels.name
+        if self._kernels.dtype != dtype:
+            self.kernels = f"{str(dtype).removeprefix('torch.')} wire and weights, {self.kernels}"
         self._embeddings = checkpoint.tensor("model.embed_tokens.weight").to(dtype)
         tied = self._config.tie_word_embeddings
         self._head = self._embeddings if tied else checkpoint.tensor("lm_head.weight").to(dtype)
@@ -38,14 +40,21 @@ class CpuDevice(Device):
         layers = range(self._config.num_layers)
         self._layers = [
             {
-                name: self._kernels.pack(*stacked_linear(checkpoint, layer, modules, dtype))
+                name: self._packed(*stacked_linear(checkpoint, layer, modules, dtype))
                 for name, modules in groups.items()
             }
             for layer in layers
         ]
-        self._norms = [layer_norms(checkpoint, layer, dtype) for layer in layers]
+        self._norms = [
+            tuple(norm.to(self._kernels.dtype) for norm in layer_norms(checkpoint, layer, dtype))
+            for layer in layers
+        ]
         self._rope = RotaryEmbedding(self._config)
         self._summed: torch.Size | None = None  # shape of the residual sum that is remembered
+
+    def _packed(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        computed = self._kernels.dtype
+        return self._kernels.pack(weight.to(computed), None if bias is None else bias.to(computed))
 
     def embedding(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
         token_ids = checked_ids(token_ids, self._config.vocab_size)
@@ -56,7 +65,7 @@ class CpuDevice(Device):
     def batch_linear(
         self, layer: int, modules: Sequence[str], x: torch.Tensor, outputs: Sequence[torch.Tensor]
     ) -> None:
-        prepared = self._kernels.activation(x.flatten(0, 1))
+        prepared = self._kernels.activation(x.flatten(0, 1).to(self._kernels.dtype))
         for module, out in zip(modules, outputs, strict=True):
             self._kernels.linear(prepared, self._layers[layer][module], out.flatten(0, 1))
 
@@ -82,7 +91,9 @@ class CpuDevice(Device):
         kernels.linear(kernels.activation(attended), linears["o"], after, residual=before)
 
         normed = kernels.normed(after, mlp_norm, config.rms_norm_eps)
-        gate_up = self._scratch.empty("gate_up", (rows, 2 * config.intermediate_size), self.dtype)
+        gate_up = self._scratch.empty(
+            "gate_up", (rows, 2 * config.intermediate_size), kernels.dtype
+        )
         kernels.linear(normed, linears["gate_up"], gate_up)
         kernels.linear(kernels.gated(gate_up), linears["down"], after, residual=after)
         if after is not out:
@@ -107,7 +118,9 @@ class CpuDevice(Device):
         config = self._config
         heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
         all_heads = heads + 2 * kv_heads
-        projected = self._scratch.empty("qkv", (batch * tokens, all_heads * size), self.dtype)
+        projected = self._scratch.empty(
+            "qkv", (batch * tokens, all_heads * size), self._kernels.dtype
+        )
         self._kernels.linear(normed, linear, projected)
         by_token = projected.view(batch, tokens, all_heads, size)
         cos, sin = self._rope.tables(tokens)
@@ -125,8 +138,19 @@ class CpuDevice(Device):
 
 
 def choose_kernels(dtype: torch.dtype, scratch: Scratch) -> LayerKernels:
-    """Return the fastest kernels that this machine has; the README has the figures."""
+    """Return the fastest kernels that this machine has for weights of ``dtype``; the README has the figures.
+
+    Without bfloat16 products in the processor, libraries refuse them or emulate them at a fraction of
+    float32's speed: there, bfloat16 values are widened, and float32 is what the kernels compute in.
+    """
     library = load_amx_kernels()
     if library is not None:
         return AmxKernels(dtype, scratch, library)
-    return OneDnnKernels(dtype, scratch) if has_onednn() else TorchKernels(dtype, scratch)
+    computed = dtype if has_bfloat16_products() else torch.float32
+    return OneDnnKernels(computed, scratch) if has_onednn() else TorchKernels(computed, scratch)
+
+
+def has_bfloat16_products() -> bool:
+    """Whether the processor has instructions that multiply bfloat16 (x86-64: AVX-512 or AMX; Arm: BF16)."""
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -36,6 +36,8 @@ class LayerKernels(ABC):
 
     name: str
     """For people to read."""
+    dtype: torch.dtype
+    """Element type of the weights to pack, and of all that is multiplied; sums may be more exact."""
 
     @abstractmethod
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
@@ -74,7 +76,8 @@ class TorchKernels(LayerKernels):
     """torch's own operations: for every processor."""
 
     def __init__(self, dtype: torch.dtype, scratch: Scratch) -> None:
-        self.name = f"torch, {str(dtype).removeprefix('torch.')}"
+        self.name = f"{str(dtype).removeprefix('torch.')} products by torch"
+        self.dtype = dtype
         self._scratch = scratch
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
@@ -105,10 +108,12 @@ class TorchKernels(LayerKernels):
     ) -> None:
         (rows,), (weight,) = x.parts, linear.parts
         product = out
-        if residual is not None:
+        if residual is not None or out.dtype != rows.dtype:
             product = self._scratch.empty("product", out.shape, rows.dtype)
         torch.mm(rows, weight.t(), out=product)
         if linear.bias is not None:
             product.add_(linear.bias)
         if residual is not None:
             torch.add(residual, product, out=out)
+        elif product is not out:
+            out.copy_(product)

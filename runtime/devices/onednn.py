@@ -18,7 +18,7 @@ class OneDnnKernels(TorchKernels):
 
     def __init__(self, dtype: torch.dtype, scratch: Scratch) -> None:
         super().__init__(dtype, scratch)
-        self.name = f"oneDNN, {str(dtype).removeprefix('torch.')}, weights prepacked"
+        self.name = f"{str(dtype).removeprefix('torch.')} products by oneDNN, weights prepacked"
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)

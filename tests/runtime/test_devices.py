@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint
-from runtime.devices import open_device
+from runtime.devices import cpu, open_device
 from runtime.devices.amx import AmxKernels, load_amx_kernels
 from runtime.devices.base import Device
-from runtime.devices.cpu import choose_kernels
+from runtime.devices.cpu import choose_kernels, has_bfloat16_products
 from runtime.devices.layer_kernels import Activation, LayerKernels, TorchKernels
 from runtime.devices.onednn import OneDnnKernels, has_onednn
 from runtime.devices.scratch import Scratch
 from runtime.errors import InputError, ProtocolError, SplitError
 from runtime.operations import Call, output_specs
+from runtime.stages import Granularity
 from runtime.tensors import TensorSpec
 from tests.runtime.models import DEVICES, random_ids, small_config, write_model
 
@@ -78,6 +79,8 @@ def tested(request: pytest.FixtureRequest) -> Kernels:
     if kernels == "onednn":
         if not has_onednn():
             pytest.skip("needs a torch that is built with oneDNN")
+        if dtype == torch.bfloat16 and not has_bfloat16_products():
+            pytest.skip("needs a processor that multiplies bfloat16")
         return Kernels(kernels, dtype, error, lambda: OneDnnKernels(dtype, Scratch()))
     library = load_amx_kernels()
     if library is None:
@@ -305,7 +308,8 @@ def test_rotate_turns_the_first_heads_in_place(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_chosen_kernels_have_a_name_for_people(dtype: torch.dtype) -> None:
-    assert str(dtype).removeprefix("torch.") in choose_kernels(dtype, Scratch()).name
+    kernels = choose_kernels(dtype, Scratch())
+    assert str(kernels.dtype).removeprefix("torch.") in kernels.name
 
 
 def test_scratch_memory_is_used_again() -> None:
@@ -431,6 +435,27 @@ def test_a_layer_does_not_depend_on_what_ran_before(
         again = [run(device, checkpoint, call, x) for call, x in reversed(calls)]
     for expected, actual in zip(first, reversed(again), strict=True):
         assert torch.equal(expected, actual)
+
+
+@pytest.mark.parametrize("granularity", ["operation", "layer"])
+def test_bfloat16_needs_no_processor_that_multiplies_it(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, granularity: Granularity
+) -> None:
+    monkeypatch.setattr(cpu, "load_amx_kernels", lambda: None)
+    monkeypatch.setattr(cpu, "has_bfloat16_products", lambda: False)
+    x = normal(2, 40, 48, seed=0, dtype=torch.bfloat16)
+    call = Call("fused_layer", 0)
+    if granularity == "operation":
+        call = Call("batch_linear", 0, ("q_proj", "v_proj"))
+    with torch.no_grad():
+        exact = open_device("cpu", checkpoint, torch.float32, granularity)
+        device = open_device("cpu", checkpoint, torch.bfloat16, granularity)
+        expected = run(exact, checkpoint, call, x.float())
+        actual = run(device, checkpoint, call, x)
+    assert device.kernels.startswith("bfloat16 wire and weights, float32 products")
+    assert actual.dtype == torch.bfloat16
+    # Rounded are the weights and the result, and nothing between.
+    assert float((actual - expected).abs().max()) <= 2 * 2**-8 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
