@@ -39,8 +39,6 @@ class DeviceOperations:
         if operation.dtype not in self._kernels:
             dtype: torch.dtype = getattr(torch, operation.dtype)
             self._kernels[operation.dtype] = choose_kernels(dtype, self._scratch)
-            if not hasattr(self._kernels[operation.dtype], "dtype"):  # XXX until merged
-                self._kernels[operation.dtype].dtype = dtype
         return self._kernels[operation.dtype]
 
 
