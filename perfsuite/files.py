@@ -12,21 +12,21 @@ from typing import Any
 from perfsuite.errors import UsageError
 
 
-def check_writable(path: Path) -> None:
-    """Raise UsageError unless a file can be written at ``path``. Changes nothing there."""
+def check_writable(path: Path, option: str = "--json") -> None:
+    """Raise UsageError, after ``option``, unless a file can be written at ``path``. Changes nothing there."""
     try:
         if path.exists() and not path.is_file():
-            raise UsageError(f"--json {path}: not a regular file")
+            raise UsageError(f"{option} {path}: not a regular file")
         with tempfile.NamedTemporaryFile(dir=_folder(path)):
             pass
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"--json {path}: cannot be written: {reason}") from error
+        raise UsageError(f"{option} {path}: cannot be written: {reason}") from error
 
 
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Write ``result`` to ``path``, whole or not at all. Raises UsageError when it cannot."""
-    write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n", option="--json ")
+def write_json(path: Path, result: Mapping[str, Any], option: str = "--json") -> None:
+    """Write ``result`` to ``path``, whole or not at all. Raises UsageError, after ``option``, when it cannot."""
+    write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n", option=f"{option} ")
 
 
 def write_text(path: Path, text: str, *, option: str = "") -> None:
