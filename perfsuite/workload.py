@@ -18,7 +18,6 @@ import torch
 from runtime.checkpoints import ModelConfig
 from runtime.operations import linear_shapes
 from runtime.stages import Stage
-from runtime.traffic import forward_traffic
 
 Side = Literal["device", "trusted"]
 Memory = Literal["private", "arena"]
@@ -114,13 +113,6 @@ def bursts(
             for side, row in groupby(operations(config, stage, tokens), lambda each: each.side):
                 found[Burst(side, tuple(row))] = None
     return tuple(found)
-
-
-def bytes_between_calls(config: ModelConfig, stage: Stage, tokens: int, side: Side) -> int:
-    """Return how many bytes ``side`` walks through between two calls of a forward pass, on average."""
-    rows = operations(config, stage, tokens)
-    walked = sum(row.bytes * row.times for row in rows if row.side == side)
-    return walked // forward_traffic(config, stage, tokens).rpc_count
 
 
 def memory_of(transport: str) -> Memory:

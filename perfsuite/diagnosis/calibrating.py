@@ -16,10 +16,10 @@ from typing import Self
 
 import torch
 
-from perfsuite.diagnosis.null_worker import MOST_SWEPT_KB
+from perfsuite.diagnosis.null_worker import SWEEP_BYTES
 from perfsuite.diagnosis.probe import Probe
 from perfsuite.diagnosis.roads import open_roads
-from perfsuite.diagnosis.sweep import ROWS, Caller, Samples, Swept, sweep_keys
+from perfsuite.diagnosis.sweep import ROWS, Caller, Samples, sweep_keys
 from perfsuite.diagnosis.trusted_operations import TrustedOperations
 from perfsuite.machine_constants import MachineConstants, Rate, RateKey, rate_key
 from perfsuite.measuring import collector_paused
@@ -52,11 +52,11 @@ class Calibration:
     def __init__(
         self,
         bursts: Sequence[Burst],
-        swept: Mapping[str, Swept],
+        roads: Sequence[str],
         threads: int,
         rows: Sequence[int] = ROWS,
     ) -> None:
-        """Prepare to measure ``bursts``, and calls over each road between sweeps of ``swept`` memory."""
+        """Prepare to measure ``bursts``, and calls over each of ``roads``, of which one must be shared memory."""
         self._bursts = {
             side: [b for b in bursts if b.side == side] for side in ("device", "trusted")
         }
@@ -65,14 +65,14 @@ class Calibration:
         self._seconds: dict[OperationKey, list[float]] = defaultdict(list)
         self._sweeps: list[float] = []
         self._touches: list[tuple[float, float]] = []
-        self.samples = {road: Samples() for road in swept}
+        self.samples = {road: Samples() for road in roads}
         self._resources = ExitStack()
         try:
             enter = self._resources.enter_context
             self._probe = enter(Probe(self._bursts["device"], threads))
             enter(IdleTeams())  # as on the trusted side of a forward pass
-            clients = enter(open_roads(tuple(swept), threads))
-            self._callers = {road: Caller(clients[road], swept[road]) for road in swept}
+            clients = enter(open_roads(roads, threads))
+            self._callers = {road: Caller(clients[road]) for road in roads}
             self._other = self._callers["shared-memory"]
             trusted = [row for burst in self._bursts["trusted"] for row in burst.operations]
             builder = TrustedOperations(max((row.bytes for row in trusted), default=0))
@@ -133,7 +133,7 @@ class Calibration:
         return MachineConstants(
             roads={road: samples.road() for road, samples in self.samples.items()},
             rates=dict(rates),
-            bandwidth=2 * 1024 * MOST_SWEPT_KB / median(self._sweeps),  # read and written
+            bandwidth=2 * SWEEP_BYTES / median(self._sweeps),  # read and written
         )
 
     def __enter__(self) -> Self:

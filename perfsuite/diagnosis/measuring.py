@@ -15,11 +15,11 @@ import torch
 
 from perfsuite.diagnosis.calibrating import Calibration, Findings
 from perfsuite.diagnosis.roads import ROADS
-from perfsuite.diagnosis.sweep import ROWS, Swept
+from perfsuite.diagnosis.sweep import ROWS
 from perfsuite.measuring import SETTLE_S, collector_paused
 from perfsuite.progress import RunProgress
-from perfsuite.workload import bursts, bytes_between_calls
-from runtime import STAGES, SplitLlama
+from perfsuite.workload import bursts
+from runtime import SplitLlama
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.stages import Stage
 from runtime.trace import Trace
@@ -45,20 +45,6 @@ class Measured:
     findings: Findings
 
 
-def swept_memory(config: ModelConfig, tokens: int) -> Mapping[str, Swept]:
-    """Return per road how much memory either side walks through between two calls of such a model."""
-    stage_of = {"zmq-tcp": "baseline", "zmq-ipc": "baseline", "shared-memory": "shared-memory"}
-    return {
-        road: Swept(
-            *(
-                max(1, bytes_between_calls(config, STAGES[stage_of[road]], tokens, side) // 1024)
-                for side in ("trusted", "device")
-            )
-        )
-        for road in ROADS
-    }
-
-
 def calibrate(
     config: ModelConfig,
     stages: Sequence[Stage],
@@ -74,7 +60,7 @@ def calibrate(
     fails or there is not enough memory.
     """
     measured = bursts(config, stages, [tokens])
-    with Calibration(measured, swept_memory(config, tokens), threads, rows) as calibration:
+    with Calibration(measured, ROADS, threads, rows) as calibration:
         for _ in range(rounds):
             calibration.run_round()
         return calibration.findings()
@@ -111,7 +97,7 @@ def measure(
         calibration = stack.enter_context(
             Calibration(
                 bursts(config, [*stages, *projected], [tokens]),
-                swept_memory(config, tokens),
+                ROADS,
                 threads,
             )
         )

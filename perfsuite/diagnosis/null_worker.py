@@ -3,8 +3,8 @@
 ``python -m perfsuite.diagnosis.null_worker --descriptor N | --endpoint E``. It ends with its client, or
 with its parent, whose end closes its stdin.
 
-The first value of a request says how many KiB of memory it walks through before it answers, as a worker
-does that multiplies matrices: the call's own code and data are then not in the caches any more.
+A request whose first value is above zero makes it walk through memory before it answers, as a worker does
+that multiplies matrices: the call's own code and data are then not in the caches any more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runtime.transports.zmq_msgpack import ZmqServer
 
 ROW_BYTES = 1024
 MOST_ROWS = 1 << 17
-MOST_SWEPT_KB = 64 << 10  # twice what the caches of one processor usually hold
+SWEEP_BYTES = 32 << 20  # both sides together walk through twice what the caches usually hold
 
 # One token is one row of ROW_BYTES: "embedding" answers as many rows as it gets tokens, and "lm_head" takes
 # rows and answers one number for each, so that payload goes one way at a time.
@@ -57,11 +57,11 @@ class Sweep:
     """Memory to walk through, so that nothing else is left in the caches."""
 
     def __init__(self) -> None:
-        self._memory = torch.zeros(MOST_SWEPT_KB, 1024 // 4)
+        self._memory = torch.zeros(SWEEP_BYTES // 4)
 
-    def __call__(self, kilobytes: int) -> None:
-        """Read and write ``kilobytes`` KiB of it, up to all, with all threads."""
-        self._memory[:kilobytes].add_(1.0)
+    def __call__(self) -> None:
+        """Read and write ``SWEEP_BYTES``, with all threads."""
+        self._memory.add_(1.0)
 
 
 class NullDevice(Device):
@@ -73,7 +73,8 @@ class NullDevice(Device):
         self._sweep = Sweep()
 
     def _answer(self, x: torch.Tensor, *outputs: torch.Tensor) -> None:
-        self._sweep(int(x.flatten()[0]))
+        if float(x.flatten()[0]) > 0:
+            self._sweep()
         for out in outputs:
             out.fill_(1.0)
 

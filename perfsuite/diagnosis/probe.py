@@ -18,14 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 
 from perfsuite.diagnosis.device_operations import DeviceOperations
-from perfsuite.diagnosis.null_worker import MOST_SWEPT_KB, Sweep
+from perfsuite.diagnosis.null_worker import Sweep
 from perfsuite.errors import MeasurementError
 from perfsuite.workload import Burst, Operation
 from runtime.processes import worker_environment
@@ -52,7 +51,7 @@ class Probe:
         return self._ask(number)
 
     def sweep(self) -> float:
-        """Return the seconds that all threads need to walk through ``MOST_SWEPT_KB`` of memory."""
+        """Return the seconds that all threads need to walk through ``SWEEP_BYTES`` of memory."""
         return self._ask("")[0]
 
     def _ask(self, message: int | str) -> list[float]:
@@ -116,9 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.freeze()
     for line in sys.stdin:
         number = json.loads(line)
-        runs: Sequence[Callable[[], object]] = (
-            [partial(sweep, MOST_SWEPT_KB)] if number == "" else bursts[number]
-        )
+        runs: Sequence[Callable[[], object]] = [sweep] if number == "" else bursts[number]
         seconds = []
         for run in runs:
             started = time.perf_counter()

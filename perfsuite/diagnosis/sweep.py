@@ -106,21 +106,12 @@ def sweep_keys(cold: bool, rows: Sequence[int] = ROWS) -> Iterator[Key]:
         yield Key("three tensors", 1, cold)
 
 
-@dataclass(frozen=True)
-class Swept:
-    """How much memory either side walks through between two calls, in KiB."""
-
-    trusted_kb: int
-    device_kb: int
-
-
 class Caller:
     """Makes calls over an open road and times them."""
 
-    def __init__(self, client: RpcClient, swept: Swept) -> None:
+    def __init__(self, client: RpcClient) -> None:
         client.prepare(ARENA_BYTES)
         self._client = client
-        self._swept = swept
         self._sweep = Sweep()
 
     def measure(self, key: Key) -> Mapping[str, float]:
@@ -128,19 +119,19 @@ class Caller:
         x = self._payload(key)
         if key.cold:
             self.sweep()
-        # Its first value tells the worker how much to sweep; all, as the operation before a call fills it.
-        x.fill_(self._swept.device_kb if key.cold else 0)
+        # Filled, as by the operation before a call; its first value tells the worker whether to sweep.
+        x.fill_(1 if key.cold else 0)
         return _timed(self._client, _CALLS[key.kind], x)
 
     def wait(self) -> None:
         """Wait for a worker that walks through memory meanwhile, as for one that multiplies matrices."""
-        x = self._payload(Key("sent", 1, True)).fill_(self._swept.device_kb)
+        x = self._payload(Key("sent", 1, True)).fill_(1)
         self._client.call(_CALLS["sent"], x)
         self._client.records.clear()
 
     def sweep(self) -> None:
         """Walk through memory on this side, as the trusted side does between two calls."""
-        self._sweep(self._swept.trusted_kb)
+        self._sweep()
 
     def _payload(self, key: Key) -> torch.Tensor:
         spec = TensorSpec(torch.float32, (1, key.rows, CONFIG.hidden_size))

@@ -5,7 +5,7 @@ from math import prod
 
 import pytest
 
-from perfsuite.workload import Operation, bursts, bytes_between_calls, operations
+from perfsuite.workload import Operation, bursts, operations
 from runtime import STAGES
 from runtime.checkpoints import PRESETS, ModelConfig
 from runtime.operations import linear_shapes
@@ -74,12 +74,3 @@ def test_bursts_alternate_and_hold_every_operation(config: ModelConfig) -> None:
         operations(config, stage, 64)
     )
     assert bursts(config, [stage, stage], [64]) == found
-
-
-def test_bytes_between_calls_share_out_all_bytes(config: ModelConfig) -> None:
-    stage = STAGES["shared-memory"]
-    rows = operations(config, stage, 64)
-    for side in ("device", "trusted"):
-        walked = sum(row.bytes * row.times for row in rows if row.side == side)
-        per_call = bytes_between_calls(config, stage, 64, side)  # type: ignore[arg-type]
-        assert 98 * per_call <= walked < 98 * (per_call + 1)

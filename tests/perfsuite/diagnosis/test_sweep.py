@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from perfsuite.diagnosis.roads import ROADS, open_roads
-from perfsuite.diagnosis.sweep import CALL_PHASES, Caller, Key, Samples, Swept, sweep_keys
+from perfsuite.diagnosis.sweep import CALL_PHASES, Caller, Key, Samples, sweep_keys
 from perfsuite.errors import MeasurementError
 from runtime.rpc import RpcClient
 
@@ -21,7 +21,7 @@ def clients() -> Iterator[dict[str, RpcClient]]:
 
 @pytest.mark.parametrize("road", ROADS)
 def test_a_road_carries_every_kind_of_call(clients: dict[str, RpcClient], road: str) -> None:
-    caller, samples = Caller(clients[road], Swept(64, 64)), Samples()
+    caller, samples = Caller(clients[road]), Samples()
     for cold in (True, False):
         for key in sweep_keys(cold, FEW):
             seconds = caller.measure(key)
@@ -38,7 +38,7 @@ def test_a_road_carries_every_kind_of_call(clients: dict[str, RpcClient], road: 
 
 def test_a_wait_leaves_no_record(clients: dict[str, RpcClient]) -> None:
     client = clients["shared-memory"]
-    Caller(client, Swept(1, 1)).wait()
+    Caller(client).wait()
     assert client.records == []
 
 
