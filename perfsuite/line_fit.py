@@ -49,8 +49,10 @@ def fit_line(sizes: ArrayLike, seconds: ArrayLike, *, seed: int = 0) -> LineFit:
     low, high = np.percentile(drawn, [edges, 100 - edges], axis=0)
     medians = np.array([np.median(y[group]) for group in groups])
     at = np.array([x[group[0]] for group in groups])
+    alpha, beta = (_estimate(line, low, high, index) for index in range(2))
     return LineFit(
-        *(_estimate(line, low, high, index) for index in range(2)),
+        alpha,
+        beta,
         worst=float(np.abs((line[0] + line[1] * at) / medians - 1).max()),
     )
 
@@ -64,6 +66,7 @@ def _estimate(
 
 def _least_squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     design = np.stack([np.ones_like(x), x], axis=1) / y[:, None]
-    scale = np.array([1.0, x.max()])  # columns of like size, for the sake of the arithmetic
+    scale = np.array([1.0, 1.0 / x.max()])  # columns of like size, for the sake of the arithmetic
     solution: NDArray[np.float64] = np.linalg.lstsq(design * scale, np.ones_like(y), rcond=None)[0]
-    return solution * scale
+    scaled: NDArray[np.float64] = solution * scale
+    return scaled

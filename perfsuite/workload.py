@@ -18,6 +18,7 @@ import torch
 from runtime.checkpoints import ModelConfig
 from runtime.operations import linear_shapes
 from runtime.stages import Stage
+from runtime.traffic import forward_traffic
 
 Side = Literal["device", "trusted"]
 Memory = Literal["private", "arena"]
@@ -113,6 +114,26 @@ def bursts(
             for side, row in groupby(operations(config, stage, tokens), lambda each: each.side):
                 found[Burst(side, tuple(row))] = None
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What the sides do between two calls of a forward pass, on average, in bytes walked through and FLOPs."""
+
+    trusted_bytes: int
+    device_bytes: int
+    device_flops: int
+
+
+def between_calls(config: ModelConfig, stage: Stage, tokens: int) -> Between:
+    """Return what both sides do between two calls of ``stage``, over one prompt."""
+    rows = operations(config, stage, tokens)
+    calls = forward_traffic(config, stage, tokens).rpc_count
+    return Between(
+        sum(row.bytes * row.times for row in rows if row.side == "trusted") // calls,
+        sum(row.bytes * row.times for row in rows if row.side == "device") // calls,
+        sum(row.flops * row.times for row in rows) // calls,
+    )
 
 
 def memory_of(transport: str) -> Memory:

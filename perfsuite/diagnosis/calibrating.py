@@ -16,14 +16,14 @@ from typing import Self
 
 import torch
 
-from perfsuite.diagnosis.null_worker import SWEEP_BYTES
+from perfsuite.diagnosis.null_worker import MOST_SWEPT
 from perfsuite.diagnosis.probe import Probe
 from perfsuite.diagnosis.roads import open_roads
 from perfsuite.diagnosis.sweep import ROWS, Caller, Samples, sweep_keys
 from perfsuite.diagnosis.trusted_operations import TrustedOperations
 from perfsuite.machine_constants import MachineConstants, Rate, RateKey, rate_key
 from perfsuite.measuring import collector_paused
-from perfsuite.workload import Burst, Operation
+from perfsuite.workload import Between, Burst, Operation
 from runtime.waiting import IdleTeams
 
 TOUCHED_BYTES = 64 << 20
@@ -52,11 +52,15 @@ class Calibration:
     def __init__(
         self,
         bursts: Sequence[Burst],
+        between: Between,
         roads: Sequence[str],
         threads: int,
         rows: Sequence[int] = ROWS,
     ) -> None:
-        """Prepare to measure ``bursts``, and calls over each of ``roads``, of which one must be shared memory."""
+        """Prepare to measure ``bursts``, and calls over each of ``roads``, of which one must be shared memory.
+
+        ``between`` is what the sides do between two of them.
+        """
         self._bursts = {
             side: [b for b in bursts if b.side == side] for side in ("device", "trusted")
         }
@@ -71,8 +75,8 @@ class Calibration:
             enter = self._resources.enter_context
             self._probe = enter(Probe(self._bursts["device"], threads))
             enter(IdleTeams())  # as on the trusted side of a forward pass
-            clients = enter(open_roads(roads, threads))
-            self._callers = {road: Caller(clients[road]) for road in roads}
+            clients = enter(open_roads(roads, between, threads))
+            self._callers = {road: Caller(clients[road], between) for road in roads}
             self._other = self._callers["shared-memory"]
             trusted = [row for burst in self._bursts["trusted"] for row in burst.operations]
             builder = TrustedOperations(max((row.bytes for row in trusted), default=0))
@@ -133,7 +137,7 @@ class Calibration:
         return MachineConstants(
             roads={road: samples.road() for road, samples in self.samples.items()},
             rates=dict(rates),
-            bandwidth=2 * SWEEP_BYTES / median(self._sweeps),  # read and written
+            bandwidth=2 * MOST_SWEPT / median(self._sweeps),  # read and written
         )
 
     def __enter__(self) -> Self:

@@ -55,14 +55,15 @@ def _draw(result: Diagnosis, file: Path, plot: Callable[[Diagnosis, Axes], None]
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": _SALT,
-        "svg.fonttype": "none",
-    }
-    with mpl.rc_context(style):
+    with mpl.rc_context(
+        {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": _SALT,
+            "svg.fonttype": "none",
+        }
+    ):
         figure = Figure(figsize=_SIZE, layout="constrained", facecolor="white")
         plot(result, figure.subplots())
         try:
@@ -92,7 +93,7 @@ def _transport(result: Diagnosis, axes: Axes) -> None:
 
 
 def _breakdown(result: Diagnosis, axes: Axes) -> None:
-    rows = [("claimed by\nthe analysis", CLAIMED_SHARES)]
+    rows: list[tuple[str, Mapping[str, float]]] = [("claimed by\nthe analysis", CLAIMED_SHARES)]
     for stage in result["stages"]:
         total = sum(stage["phases_s"].values())
         shares = {phase: stage["phases_s"][phase] / total for phase in PHASES}

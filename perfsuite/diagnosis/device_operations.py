@@ -109,7 +109,8 @@ def _rotate(device: DeviceOperations, operation: Operation) -> Run:
 def _attention(device: DeviceOperations, operation: Operation) -> Run:
     heads, kv_heads, tokens, size = operation.shape
     x = _values(device.kernels(operation).dtype, 1, tokens, heads + 2 * kv_heads, size)
-    query, key, value = x.transpose(1, 2).split((heads, kv_heads, kv_heads), dim=1)
+    by_head = x.transpose(1, 2)
+    query, key, value = by_head.tensor_split((heads, heads + kv_heads), dim=1)
     return lambda: functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, enable_gqa=kv_heads != heads
     )

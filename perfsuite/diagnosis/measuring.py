@@ -18,8 +18,8 @@ from perfsuite.diagnosis.roads import ROADS
 from perfsuite.diagnosis.sweep import ROWS
 from perfsuite.measuring import SETTLE_S, collector_paused
 from perfsuite.progress import RunProgress
-from perfsuite.workload import bursts
-from runtime import SplitLlama
+from perfsuite.workload import Between, between_calls, bursts
+from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.stages import Stage
 from runtime.trace import Trace
@@ -59,8 +59,8 @@ def calibrate(
     ``rows`` are the payloads of the sweeps, in KB. Raises SplitError or MeasurementError if a process
     fails or there is not enough memory.
     """
-    measured = bursts(config, stages, [tokens])
-    with Calibration(measured, ROADS, threads, rows) as calibration:
+    measured, between = bursts(config, stages, [tokens]), _between(config, tokens)
+    with Calibration(measured, between, ROADS, threads, rows) as calibration:
         for _ in range(rounds):
             calibration.run_round()
         return calibration.findings()
@@ -97,6 +97,7 @@ def measure(
         calibration = stack.enter_context(
             Calibration(
                 bursts(config, [*stages, *projected], [tokens]),
+                _between(config, tokens),
                 ROADS,
                 threads,
             )
@@ -113,6 +114,11 @@ def measure(
                     done[name] += forwards
         kernels = {name: str(llama.worker_info["kernels"]) for name, llama in llamas.items()}
         return Measured(done, kernels, calibration.findings())
+
+
+def _between(config: ModelConfig, tokens: int) -> Between:
+    """Return what the sides do between calls where there are most of them."""
+    return between_calls(config, STAGES["shared-memory"], tokens)
 
 
 def _forwards(llama: SplitLlama, input_ids: torch.Tensor, *, once: bool) -> list[Timed]:

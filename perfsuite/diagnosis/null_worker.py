@@ -3,8 +3,8 @@
 ``python -m perfsuite.diagnosis.null_worker --descriptor N | --endpoint E``. It ends with its client, or
 with its parent, whose end closes its stdin.
 
-A request whose first value is above zero makes it walk through memory before it answers, as a worker does
-that multiplies matrices: the call's own code and data are then not in the caches any more.
+A request whose first value is above zero keeps it busy before it answers, as a worker is that multiplies
+matrices: its client has fallen asleep by then, and the call's own code and data have left the caches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from runtime.transports.zmq_msgpack import ZmqServer
 
 ROW_BYTES = 1024
 MOST_ROWS = 1 << 17
-SWEEP_BYTES = 32 << 20  # both sides together walk through twice what the caches usually hold
+MOST_SWEPT = 64 << 20  # twice what the caches usually hold
+
+_SIDE = 256  # of the matrices that keep it busy: they stay in the nearest caches
 
 # One token is one row of ROW_BYTES: "embedding" answers as many rows as it gets tokens, and "lm_head" takes
 # rows and answers one number for each, so that payload goes one way at a time.
@@ -56,25 +58,36 @@ HELLO = Hello(
 class Sweep:
     """Memory to walk through, so that nothing else is left in the caches."""
 
-    def __init__(self) -> None:
-        self._memory = torch.zeros(SWEEP_BYTES // 4)
+    def __init__(self, size: int) -> None:
+        """``size`` in bytes; it is cut to ``MOST_SWEPT``."""
+        self._memory = torch.zeros(max(1, min(size, MOST_SWEPT) // 4))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one walk reads and writes."""
+        return self._memory.nbytes
 
     def __call__(self) -> None:
-        """Read and write ``SWEEP_BYTES``, with all threads."""
+        """Read and write all of it, with all threads."""
         self._memory.add_(1.0)
 
 
 class NullDevice(Device):
     """Fills its results, so that there is something to send, and does nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, swept: int, flops: int) -> None:
+        """Walk through ``swept`` bytes and do ``flops`` operations in the caches where a request says so."""
         self.dtype = torch.float32
         self.name = self.kernels = "none"
-        self._sweep = Sweep()
+        self._sweep = Sweep(swept)
+        self._matrix = torch.zeros(_SIDE, _SIDE)
+        self._products = round(flops / (2 * _SIDE**3))
 
     def _answer(self, x: torch.Tensor, *outputs: torch.Tensor) -> None:
         if float(x.flatten()[0]) > 0:
             self._sweep()
+            for _ in range(self._products):
+                self._matrix @ self._matrix
         for out in outputs:
             out.fill_(1.0)
 
@@ -104,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--endpoint")
     where.add_argument("--descriptor", type=int)
+    parser.add_argument("--swept", type=int, default=0)
+    parser.add_argument("--flops", type=int, default=0)
     arguments = parser.parse_args(argv)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_grad_enabled(False)
@@ -113,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         channel = ZmqServer(arguments.endpoint)
     about = {"device_name": "none", "kernels": "none", "threads": 1, "pid": os.getpid()}
-    Service(NullDevice(), CONFIG, HELLO, about).serve(channel)
+    Service(NullDevice(arguments.swept, arguments.flops), CONFIG, HELLO, about).serve(channel)
     channel.close()
     return 0
 

@@ -24,7 +24,7 @@ from typing import Any, Self
 import torch
 
 from perfsuite.diagnosis.device_operations import DeviceOperations
-from perfsuite.diagnosis.null_worker import Sweep
+from perfsuite.diagnosis.null_worker import MOST_SWEPT, Sweep
 from perfsuite.errors import MeasurementError
 from perfsuite.workload import Burst, Operation
 from runtime.processes import worker_environment
@@ -51,7 +51,7 @@ class Probe:
         return self._ask(number)
 
     def sweep(self) -> float:
-        """Return the seconds that all threads need to walk through ``SWEEP_BYTES`` of memory."""
+        """Return the seconds that all threads need to walk through ``MOST_SWEPT`` bytes."""
         return self._ask("")[0]
 
     def _ask(self, message: int | str) -> list[float]:
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         [device.build(_operation(fields)) for fields in burst]
         for burst in json.loads(sys.stdin.readline())
     ]
-    sweep = Sweep()
+    sweep = Sweep(MOST_SWEPT)
     gc.collect()
     gc.freeze()
     for line in sys.stdin:

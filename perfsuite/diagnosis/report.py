@@ -44,6 +44,7 @@ def _sections(result: Diagnosis) -> Iterator[RenderableType]:
         f"{result['threads']} threads, {result['rounds']} rounds"
     )
     yield from _titled("1. One transfer: round trip by payload sent", _transport(result))
+    yield from (_fit(road, found["fit"]) for road, found in result["transport"].items())
     yield _memory(result)
     yield from _titled("2. What one would conclude from it", _naive(result))
     yield from _titled("3. Where a forward pass really spends its time", _phases(result))
@@ -68,43 +69,36 @@ def _titled(title: str, body: RenderableType) -> tuple[RenderableType, ...]:
 
 
 def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for index, title in enumerate(titles):
-        table.add_column(title, justify="right" if index else "left", no_wrap=index == 0)
+        left = index == 0 or title in ("", "how", "bound")
+        table.add_column(title, justify="left" if left else "right", no_wrap=index == 0)
     return table
 
 
 def _transport(result: Diagnosis) -> Table:
-    table = _table(
-        "road, how", *(format_bytes(size) for size in _SHOWN_BYTES), "alpha [95%]", "1 / beta [95%]"
-    )
+    table = _table("road", "how", *(format_bytes(size) for size in _SHOWN_BYTES))
     for road, found in result["transport"].items():
         for how in ("back_to_back", "between_sweeps"):
             sent = found[how]["sent"]
             at = dict(zip(sent["bytes"], sent["round_trip_s"], strict=True))
-            fit = found["fit"] if how == "back_to_back" else None
-            table.add_row(
-                f"{road}, {'back to back' if fit else 'between sweeps'}",
-                *(seconds(at[size]) if size in at else "-" for size in _SHOWN_BYTES),
-                _alpha(fit) if fit else "",
-                _throughput(fit) if fit else "",
-            )
+            shown = (seconds(at[size]) if size in at else "-" for size in _SHOWN_BYTES)
+            table.add_row(road, how.replace("_", " "), *shown)
     return table
 
 
-def _alpha(fit: Mapping[str, Any]) -> str:
-    alpha = fit["alpha_s"]
+def _fit(road: str, fit: Mapping[str, Any]) -> Text:
+    """Show the line; where it does not rise for certain, no throughput is known."""
+    alpha, beta = fit["alpha_s"], fit["beta_s_per_byte"]
     low, high = alpha["low"] * 1e6, alpha["high"] * 1e6
-    return f"{alpha['value'] * 1e6:.0f} [{low:.0f}, {high:.0f}] us"
-
-
-def _throughput(fit: Mapping[str, Any]) -> str:
-    """Show bytes per second; a line that does not rise has none that is known."""
-    beta = fit["beta_s_per_byte"]
+    begin = f"{road}, back to back: {alpha['value'] * 1e6:.0f} [{low:.0f}, {high:.0f}] us"
     if beta["low"] <= 0:
-        return "no cost per byte seen"
-    value, low, high = (1e-9 / beta[key] for key in ("value", "high", "low"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}] GB/s"
+        return Text(f"{begin}, and no cost per byte that can be told from none")
+    value, least, most = (1e-9 / beta[key] for key in ("value", "high", "low"))
+    return Text(
+        f"{begin} + bytes / {value:.3g} [{least:.3g}, {most:.3g}] GB/s; "
+        f"off by up to {fit['worst_error']:.0%}"
+    )
 
 
 def _memory(result: Diagnosis) -> Text:
@@ -158,31 +152,30 @@ def _operations(result: Diagnosis) -> Table:
 
 
 def _predictions(result: Diagnosis) -> Table:
-    table = _table("stage", "predicted", "measured", "error", *PHASES, "bound")
+    table = _table("stage", "", "total", "error", *PHASES)
     for row in result["prediction"]:
-        pairs = zip(*(row[key].values() for key in _PAIR), strict=True)
+        predicted, measured = row["predicted_phases_s"], row["measured_phases_s"]
         table.add_row(
             row["stage"],
+            "predicted",
             seconds(row["predicted_s"]),
-            seconds(row["measured_s"]),
             f"{row['error']:+.1%}",
-            *(f"{_short(predicted)}/{_short(measured)}" for predicted, measured in pairs),
-            row["bound"],
+            *(seconds(predicted[phase]) for phase in PHASES),
+        )
+        table.add_row(
+            "",
+            "measured",
+            seconds(row["measured_s"]),
+            "",
+            *(seconds(measured[phase]) for phase in PHASES),
+            style="dim",
         )
     return table
 
 
-_PAIR = ("predicted_phases_s", "measured_phases_s")
-
-
-def _short(value: float) -> str:
-    """Milliseconds, without the unit."""
-    return f"{value * 1e3:.0f}" if value >= 0.01 else f"{value * 1e3:.1f}"
-
-
 def judgement(row: PredictionRow) -> str:
     """Say in one line what a stage's error hangs on, or what moved."""
-    text = f"{row['stage']}: the error hangs most on {row['hangs_on']}"
+    text = f"{row['stage']}: bound by {row['bound']}; the error hangs most on {row['hangs_on']}"
     moved = row["moved"]
     if moved:
         text = (
@@ -194,10 +187,7 @@ def judgement(row: PredictionRow) -> str:
 
 def _ranking(result: Diagnosis) -> Text:
     order = "right" if result["ranking_right"] else "WRONG"
-    return Text(
-        f"median error {result['median_error']:.1%}; ranking of the stages {order}; "
-        "phases are predicted/measured in ms"
-    )
+    return Text(f"median error {result['median_error']:.1%}; ranking of the stages {order}")
 
 
 def _forecast(result: Diagnosis) -> Table:
@@ -221,7 +211,7 @@ def _forecast(result: Diagnosis) -> Table:
 
 
 def _projection(result: Diagnosis, projection: Mapping[str, Any]) -> Table:
-    table = _table("stage", "measured now", "projected", "speed-up", "RPCs", *PHASES, "bound")
+    table = _table("stage", "now", "projected", "gain", "RPCs", *PHASES, "bound")
     for stage, row in zip(result["stages"], projection["stages"], strict=True):
         table.add_row(
             row["name"],
@@ -229,7 +219,7 @@ def _projection(result: Diagnosis, projection: Mapping[str, Any]) -> Table:
             seconds(row["projected_s"]),
             f"{stage['measured_s'] / row['projected_s']:.1f}x",
             str(row["rpc_count"]),
-            *(_short(row["phases_s"][phase]) for phase in PHASES),
+            *(seconds(row["phases_s"][phase]) for phase in PHASES),
             row["bound"],
         )
     return table

@@ -14,6 +14,7 @@ import torch
 
 from perfsuite.diagnosis.null_worker import CONFIG, HELLO
 from perfsuite.errors import MeasurementError
+from perfsuite.workload import Between
 from runtime.processes import worker_environment
 from runtime.rpc import RpcClient
 from runtime.transports.base import ClientChannel
@@ -27,8 +28,10 @@ _CALL_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def open_roads(names: Sequence[str], threads: int) -> Iterator[Mapping[str, RpcClient]]:
-    """Start a null worker at the other end of each of these ``ROADS``; they end with the context.
+def open_roads(
+    names: Sequence[str], between: Between, threads: int
+) -> Iterator[Mapping[str, RpcClient]]:
+    """Start null workers, busy ``between`` calls, at the ends of these ``ROADS``; they end with the context.
 
     Raises:
         MeasurementError: for an unknown road.
@@ -39,7 +42,8 @@ def open_roads(names: Sequence[str], threads: int) -> Iterator[Mapping[str, RpcC
             raise MeasurementError(f"no road {name!r}; there are {', '.join(ROADS)}")
     with ExitStack() as resources:
         # All start before the first is waited for.
-        channels = {name: _open(name, resources, threads) for name in names}
+        busy = ("--swept", str(between.device_bytes), "--flops", str(between.device_flops))
+        channels = {name: _open(name, resources, threads, *busy) for name in names}
         clients = {}
         for name, channel in channels.items():
             channel.set_timeout(_START_TIMEOUT_S)
@@ -49,26 +53,33 @@ def open_roads(names: Sequence[str], threads: int) -> Iterator[Mapping[str, RpcC
         yield clients
 
 
-def _open(name: str, resources: ExitStack, threads: int) -> ClientChannel:
+def _open(name: str, resources: ExitStack, threads: int, *busy: str) -> ClientChannel:
     if name == "shared-memory":
-        return _socket_road(resources, threads)
+        return _socket_road(resources, threads, *busy)
     if name == "zmq-tcp":
-        return _zmq_road(resources, threads, f"tcp://127.0.0.1:{_free_port()}")
+        return _zmq_road(resources, threads, f"tcp://127.0.0.1:{_free_port()}", *busy)
     folder = tempfile.mkdtemp(prefix="split-llama-")
     resources.callback(shutil.rmtree, folder, ignore_errors=True)
-    return _zmq_road(resources, threads, f"ipc://{folder}/worker")
+    return _zmq_road(resources, threads, f"ipc://{folder}/worker", *busy)
 
 
-def _socket_road(resources: ExitStack, threads: int) -> ClientChannel:
+def _socket_road(resources: ExitStack, threads: int, *busy: str) -> ClientChannel:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     resources.callback(ours.close)
     with theirs:
-        _start(resources, threads, "--descriptor", str(theirs.fileno()), descriptor=theirs.fileno())
+        _start(
+            resources,
+            threads,
+            "--descriptor",
+            str(theirs.fileno()),
+            *busy,
+            descriptor=theirs.fileno(),
+        )
     return SharedMemoryClient(ours)
 
 
-def _zmq_road(resources: ExitStack, threads: int, endpoint: str) -> ClientChannel:
-    _start(resources, threads, "--endpoint", endpoint)
+def _zmq_road(resources: ExitStack, threads: int, endpoint: str, *busy: str) -> ClientChannel:
+    _start(resources, threads, "--endpoint", endpoint, *busy)
     client = ZmqClient(endpoint)
     resources.callback(client.close)
     return client

@@ -1,8 +1,9 @@
 """Calls that carry from 1 KB to 134 MB over each road: the transport's diagnosis, and the model's constants.
 
 A call is measured in two ways. *Back to back*, as a transport is usually diagnosed: code and payload are
-still in the caches. *Between memory sweeps*, as in a forward pass: both sides have walked through megabytes
-since the last call, and a call of the same size costs up to several times as much.
+still in the caches. *Between sweeps*, as in a forward pass: since the last call both sides have walked through
+as much memory, and the worker has multiplied as much, as they do between two calls of a forward pass. A call
+of the same size then costs up to several times as much.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 
 from perfsuite.diagnosis.null_worker import CONFIG, MOST_ROWS, ROW_BYTES, Sweep
 from perfsuite.machine_constants import Curve, Road
+from perfsuite.workload import Between
 from runtime.operations import Call
 from runtime.rpc import RpcClient
 from runtime.tensors import TensorSpec
@@ -109,17 +111,17 @@ def sweep_keys(cold: bool, rows: Sequence[int] = ROWS) -> Iterator[Key]:
 class Caller:
     """Makes calls over an open road and times them."""
 
-    def __init__(self, client: RpcClient) -> None:
+    def __init__(self, client: RpcClient, between: Between) -> None:
         client.prepare(ARENA_BYTES)
         self._client = client
-        self._sweep = Sweep()
+        self._sweep = Sweep(between.trusted_bytes)
 
     def measure(self, key: Key) -> Mapping[str, float]:
         """Make one call and return its seconds by phase; "trusted" is what it leaves to its caller."""
         x = self._payload(key)
         if key.cold:
             self.sweep()
-        # Filled, as by the operation before a call; its first value tells the worker whether to sweep.
+        # Filled, as by the operation before a call; its first value tells the worker whether to be busy.
         x.fill_(1 if key.cold else 0)
         return _timed(self._client, _CALLS[key.kind], x)
 

@@ -27,6 +27,12 @@ def test_what_is_no_line_has_a_large_error() -> None:
     assert fit_line(SIZES, 5e-5 + 1e-17 * SIZES**2).worst > 0.3
 
 
+def test_a_line_that_hardly_rises_keeps_its_beginning() -> None:
+    fit = fit_line(SIZES, 3e-4 + 5e-12 * SIZES)
+    assert fit.alpha.value == pytest.approx(3e-4)
+    assert fit.beta.value == pytest.approx(5e-12)
+
+
 @pytest.mark.parametrize(
     ("sizes", "seconds"), [([1, 1], [1, 1]), ([1, 2], [1, 0]), ([1, 2], [1]), ([], [])]
 )

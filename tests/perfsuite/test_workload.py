@@ -5,7 +5,7 @@ from math import prod
 
 import pytest
 
-from perfsuite.workload import Operation, bursts, operations
+from perfsuite.workload import Operation, between_calls, bursts, operations
 from runtime import STAGES
 from runtime.checkpoints import PRESETS, ModelConfig
 from runtime.operations import linear_shapes
@@ -74,3 +74,17 @@ def test_bursts_alternate_and_hold_every_operation(config: ModelConfig) -> None:
         operations(config, stage, 64)
     )
     assert bursts(config, [stage, stage], [64]) == found
+
+
+def test_what_happens_between_calls_adds_up(config: ModelConfig) -> None:
+    stage = STAGES["shared-memory"]
+    rows = operations(config, stage, 64)
+    between = between_calls(config, stage, 64)
+    for per_call, total in (
+        (between.device_flops, sum(row.flops * row.times for row in rows)),
+        (
+            between.device_bytes + between.trusted_bytes,
+            sum(row.bytes * row.times for row in rows),
+        ),
+    ):
+        assert 98 * per_call <= total <= 98 * (per_call + 2)

@@ -8,20 +8,22 @@ import pytest
 from perfsuite.diagnosis.roads import ROADS, open_roads
 from perfsuite.diagnosis.sweep import CALL_PHASES, Caller, Key, Samples, sweep_keys
 from perfsuite.errors import MeasurementError
+from perfsuite.workload import Between
 from runtime.rpc import RpcClient
 
 FEW = (1, 64)
+BUSY = Between(trusted_bytes=1 << 16, device_bytes=1 << 16, device_flops=1 << 26)
 
 
 @pytest.fixture(scope="module")
 def clients() -> Iterator[dict[str, RpcClient]]:
-    with open_roads(ROADS, 1) as opened:
+    with open_roads(ROADS, BUSY, 1) as opened:
         yield dict(opened)
 
 
 @pytest.mark.parametrize("road", ROADS)
 def test_a_road_carries_every_kind_of_call(clients: dict[str, RpcClient], road: str) -> None:
-    caller, samples = Caller(clients[road]), Samples()
+    caller, samples = Caller(clients[road], BUSY), Samples()
     for cold in (True, False):
         for key in sweep_keys(cold, FEW):
             seconds = caller.measure(key)
@@ -38,18 +40,18 @@ def test_a_road_carries_every_kind_of_call(clients: dict[str, RpcClient], road: 
 
 def test_a_wait_leaves_no_record(clients: dict[str, RpcClient]) -> None:
     client = clients["shared-memory"]
-    Caller(client).wait()
+    Caller(client, BUSY).wait()
     assert client.records == []
 
 
 def test_an_unknown_road_is_refused() -> None:
-    with pytest.raises(MeasurementError, match="pigeon"), open_roads(("pigeon",), 1):
+    with pytest.raises(MeasurementError, match="pigeon"), open_roads(("pigeon",), BUSY, 1):
         pass
 
 
 def test_roads_leave_no_process_behind() -> None:
     before = psutil.Process().children(recursive=True)
-    with open_roads(("shared-memory",), 1):
+    with open_roads(("shared-memory",), BUSY, 1):
         assert len(psutil.Process().children(recursive=True)) == len(before) + 1
     assert psutil.Process().children(recursive=True) == before
 
