@@ -105,13 +105,20 @@ class Burst:
 
 
 def bursts(
-    config: ModelConfig, stages: Iterable[Stage], lengths: Iterable[int]
+    config: ModelConfig,
+    stages: Iterable[Stage],
+    lengths: Iterable[int],
+    memory: Memory | None = None,
 ) -> tuple[Burst, ...]:
-    """List the distinct bursts of forward passes of these stages over prompts of these lengths, in order."""
+    """List the distinct bursts of forward passes of these stages over prompts of these lengths, in order.
+
+    ``memory`` as in ``operations``.
+    """
     found: dict[Burst, None] = {}
     for tokens in lengths:
         for stage in stages:
-            for side, row in groupby(operations(config, stage, tokens), lambda each: each.side):
+            rows = operations(config, stage, tokens, memory)
+            for side, row in groupby(rows, lambda each: each.side):
                 found[Burst(side, tuple(row))] = None
     return tuple(found)
 

@@ -7,6 +7,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perfsuite.diagnosis.report import seconds
 from perfsuite.diagnosis.result import Diagnosis
 from perfsuite.errors import UsageError
 from perfsuite.forecast import CLAIMED_SHARES
@@ -96,8 +97,8 @@ def _breakdown(result: Diagnosis, axes: Axes) -> None:
     rows: list[tuple[str, Mapping[str, float]]] = [("claimed by\nthe analysis", CLAIMED_SHARES)]
     for stage in result["stages"]:
         total = sum(stage["phases_s"].values())
-        shares = {phase: stage["phases_s"][phase] / total for phase in PHASES}
-        rows.append((f"{stage['name']}\n{stage['measured_s']:.2f} s", shares))
+        spent = {phase: stage["phases_s"][phase] / total for phase in PHASES}
+        rows.append((f"{stage['name']}\n{seconds(stage['measured_s'])}", spent))
     for index, (_, shares) in enumerate(rows):
         left = 0.0
         for phase in PHASES:
@@ -130,8 +131,7 @@ def _prediction(result: Diagnosis, axes: Axes) -> None:
         places = [index + (offset - 1) * 0.27 for index in range(len(rows))]
         axes.bar(places, values, width=0.25, color=colour, label=label)
         for place, value in zip(places, values, strict=True):
-            text = f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
-            axes.text(place, value * 1.04, text, ha="center", va="bottom", fontsize=8)
+            axes.text(place, value * 1.04, seconds(value), ha="center", va="bottom", fontsize=7)
     axes.set_xticks(range(len(rows)), [row["stage"] for row in rows])
     axes.set(yscale="log", ylabel="one forward pass (s)")
     axes.set_ylim(top=axes.get_ylim()[1] * 2.5)

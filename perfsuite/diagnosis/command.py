@@ -123,7 +123,9 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint,
         input_ids,
         stages,
-        projected=[] if what_if.accelerator else what_if.stages(stages),
+        projected=what_if.bursts(checkpoint.config, stages, arguments.tokens)
+        if what_if.texts
+        else (),
         device=arguments.device,
         threads=threads,
         rounds=arguments.rounds,

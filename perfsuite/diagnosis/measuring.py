@@ -18,7 +18,7 @@ from perfsuite.diagnosis.roads import ROADS
 from perfsuite.diagnosis.sweep import ROWS
 from perfsuite.measuring import SETTLE_S, collector_paused
 from perfsuite.progress import RunProgress
-from perfsuite.workload import Between, between_calls, bursts
+from perfsuite.workload import Between, Burst, between_calls, bursts
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.stages import Stage
@@ -71,7 +71,7 @@ def measure(
     input_ids: torch.Tensor,
     stages: Sequence[Stage],
     *,
-    projected: Sequence[Stage] = (),
+    projected: Sequence[Burst] = (),
     device: str = "cpu",
     threads: int,
     rounds: int,
@@ -79,8 +79,8 @@ def measure(
 ) -> Measured:
     """Run ``rounds`` of micro-measurements and of forward passes over ``input_ids`` (1, tokens).
 
-    ``projected`` are further stages whose operations are to be measured; ``slowdown`` makes phases of the
-    forward passes slower, to see it found. Raises SplitError or MeasurementError.
+    ``projected`` are further operations to be measured; ``slowdown`` makes phases of the forward passes
+    slower, to see it found. Raises SplitError or MeasurementError.
     """
     config, tokens = checkpoint.config, input_ids.shape[1]
     done: dict[str, list[Timed]] = {stage.name: [] for stage in stages}
@@ -96,7 +96,7 @@ def measure(
         progress.say("starting the micro-measurements")
         calibration = stack.enter_context(
             Calibration(
-                bursts(config, [*stages, *projected], [tokens]),
+                tuple(dict.fromkeys((*bursts(config, stages, [tokens]), *projected))),
                 _between(config, tokens),
                 ROADS,
                 threads,

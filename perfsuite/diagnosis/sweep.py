@@ -102,7 +102,7 @@ def sweep_keys(cold: bool, rows: Sequence[int] = ROWS) -> Iterator[Key]:
     for count in rows:
         for kind in ("sent", "received"):
             for _ in range(1 if count > _FEW_ROWS else _REPEATS):
-                yield Key(kind, count, cold)  # type: ignore[arg-type]
+                yield Key(kind, count, cold)
     for _ in range(_REPEATS):
         yield Key("one tensor", 1, cold)
         yield Key("three tensors", 1, cold)

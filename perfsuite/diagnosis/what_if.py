@@ -11,6 +11,8 @@ from perfsuite.accelerators import load_accelerators
 from perfsuite.cost_model import Accelerator, Assumptions
 from perfsuite.diagnosis.roads import ROADS
 from perfsuite.errors import UsageError
+from perfsuite.workload import Burst, bursts, memory_of
+from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
 
 T = TypeVar("T")
@@ -47,6 +49,14 @@ class WhatIf:
         if self.dtype is None:
             return list(stages)
         return [dataclasses.replace(stage, dtype=self.dtype) for stage in stages]
+
+    def bursts(
+        self, config: ModelConfig, stages: Sequence[Stage], tokens: int
+    ) -> tuple[Burst, ...]:
+        """Return what must be measured for the projection: of a named device, nothing can be."""
+        memory = memory_of(self.road) if self.road else None
+        found = bursts(config, self.stages(stages), [tokens], memory)
+        return tuple(row for row in found if row.side == "trusted" or self.accelerator is None)
 
 
 def parse_what_if(texts: Sequence[str]) -> WhatIf:

@@ -5,7 +5,10 @@ import pytest
 from perfsuite.accelerators import load_accelerators
 from perfsuite.diagnosis.what_if import parse_what_if
 from perfsuite.errors import UsageError
+from perfsuite.machine_constants import rate_key
+from perfsuite.workload import bursts, memory_of, operations
 from runtime import STAGES
+from tests.runtime.models import small_config
 
 
 def test_every_assumption_is_read() -> None:
@@ -45,6 +48,26 @@ def test_nonsense_is_refused_by_name(text: str, problem: str) -> None:
     with pytest.raises(UsageError, match=problem) as error:
         parse_what_if([text])
     assert str(error.value).startswith(f"--what-if {text}: ")
+
+
+@pytest.mark.parametrize("device", [[], ["device=h100"]])
+@pytest.mark.parametrize("dtype", [[], ["dtype=bf16"], ["dtype=float32"]])
+@pytest.mark.parametrize("road", [[], ["transport=zmq-tcp"], ["transport=shared-memory"]])
+def test_what_a_projection_needs_is_measured(
+    device: list[str], dtype: list[str], road: list[str]
+) -> None:
+    config, stages = small_config(), list(STAGES.values())
+    what_if = parse_what_if([*device, *dtype, *road])
+    measured = (*bursts(config, stages, [8]), *what_if.bursts(config, stages, 8))
+    known = {(rate_key(row), row.shape) for burst in measured for row in burst.operations}
+    for stage in what_if.stages(stages):
+        memory = memory_of(what_if.road or stage.transport)
+        for row in operations(config, stage, 8, memory):
+            if row.side == "trusted" or not device:
+                assert (rate_key(row), row.shape) in known
+            else:
+                assert what_if.accelerator is not None
+                assert what_if.accelerator.seconds(row)[0] > 0
 
 
 def test_one_assumption_twice_is_refused() -> None:
