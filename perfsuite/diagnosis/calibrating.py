@@ -16,6 +16,7 @@ from typing import Self
 
 import torch
 
+from perfsuite.bursts import Between, Burst
 from perfsuite.diagnosis.null_worker import MOST_SWEPT
 from perfsuite.diagnosis.probe import Probe
 from perfsuite.diagnosis.roads import open_roads
@@ -23,7 +24,7 @@ from perfsuite.diagnosis.sweep import ROWS, Caller, Samples, sweep_keys
 from perfsuite.diagnosis.trusted_operations import TrustedOperations
 from perfsuite.machine_constants import MachineConstants, Rate, RateKey, rate_key
 from perfsuite.measuring import collector_paused
-from perfsuite.workload import Between, Burst, Operation
+from perfsuite.workload import Operation
 from runtime.waiting import IdleTeams
 
 TOUCHED_BYTES = 64 << 20

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
+from perfsuite.bursts import Between, Burst, between_calls, bursts
 from perfsuite.diagnosis.calibrating import Calibration, Findings
 from perfsuite.diagnosis.roads import ROADS
 from perfsuite.diagnosis.sweep import ROWS
 from perfsuite.measuring import SETTLE_S, collector_paused
 from perfsuite.progress import RunProgress
-from perfsuite.workload import Between, Burst, between_calls, bursts
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.stages import Stage

@@ -23,10 +23,11 @@ from typing import Any, Self
 
 import torch
 
+from perfsuite.bursts import Burst
 from perfsuite.diagnosis.device_operations import DeviceOperations
 from perfsuite.diagnosis.null_worker import MOST_SWEPT, Sweep
 from perfsuite.errors import MeasurementError
-from perfsuite.workload import Burst, Operation
+from perfsuite.workload import Operation
 from runtime.processes import worker_environment
 
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from perfsuite.bursts import Between
 from perfsuite.diagnosis.null_worker import CONFIG, HELLO
 from perfsuite.errors import MeasurementError
-from perfsuite.workload import Between
 from runtime.processes import worker_environment
 from runtime.rpc import RpcClient
 from runtime.transports.base import ClientChannel

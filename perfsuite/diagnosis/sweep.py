@@ -16,9 +16,9 @@ from typing import Literal
 
 import torch
 
+from perfsuite.bursts import Between
 from perfsuite.diagnosis.null_worker import CONFIG, MOST_ROWS, ROW_BYTES, Sweep
 from perfsuite.machine_constants import Curve, Road
-from perfsuite.workload import Between
 from runtime.operations import Call
 from runtime.rpc import RpcClient
 from runtime.tensors import TensorSpec

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from perfsuite.accelerators import load_accelerators
+from perfsuite.bursts import Burst, bursts
 from perfsuite.cost_model import Accelerator, Assumptions
 from perfsuite.diagnosis.roads import ROADS
 from perfsuite.errors import UsageError
-from perfsuite.workload import Burst, bursts, memory_of
+from perfsuite.workload import memory_of
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from perfsuite.bursts import bursts
 from perfsuite.cost_model import BOUNDS, Accelerator, Assumptions, predict
 from perfsuite.machine_constants import Curve, MachineConstants, Rate, RateKey, Road, rate_key
 from perfsuite.results import PHASES
-from perfsuite.workload import bursts, operations
+from perfsuite.workload import operations
 from runtime import STAGES
 from runtime.checkpoints import PRESETS, ModelConfig
 from runtime.traffic import forward_traffic

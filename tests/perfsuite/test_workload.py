@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import itertools
 from math import prod
 
 import pytest
 
-from perfsuite.workload import Operation, between_calls, bursts, operations
+from perfsuite.workload import Operation, operations
 from runtime import STAGES
 from runtime.checkpoints import PRESETS, ModelConfig
 from runtime.operations import linear_shapes
@@ -64,27 +63,3 @@ def test_a_narrower_type_halves_the_bytes() -> None:
 def test_results_lie_where_the_transport_puts_them(config: ModelConfig) -> None:
     memory = {name: operations(config, stage, 8)[0].memory for name, stage in STAGES.items()}
     assert memory == dict.fromkeys(STAGES, "arena") | {"baseline": "private"}
-
-
-def test_bursts_alternate_and_hold_every_operation(config: ModelConfig) -> None:
-    stage = STAGES["shared-memory"]
-    found = bursts(config, [stage], [64])
-    assert all(before.side != after.side for before, after in itertools.pairwise(found))
-    assert [row for burst in found for row in burst.operations] == list(
-        operations(config, stage, 64)
-    )
-    assert bursts(config, [stage, stage], [64]) == found
-
-
-def test_what_happens_between_calls_adds_up(config: ModelConfig) -> None:
-    stage = STAGES["shared-memory"]
-    rows = operations(config, stage, 64)
-    between = between_calls(config, stage, 64)
-    for per_call, total in (
-        (between.device_flops, sum(row.flops * row.times for row in rows)),
-        (
-            between.device_bytes + between.trusted_bytes,
-            sum(row.bytes * row.times for row in rows),
-        ),
-    ):
-        assert 98 * per_call <= total <= 98 * (per_call + 2)

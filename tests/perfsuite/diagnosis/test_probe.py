@@ -3,9 +3,10 @@ from __future__ import annotations
 import psutil
 import pytest
 
+from perfsuite.bursts import Burst
 from perfsuite.diagnosis.probe import Probe
 from perfsuite.errors import MeasurementError
-from perfsuite.workload import Burst, Operation
+from perfsuite.workload import Operation
 
 LINEAR = Operation("device", "fused_layer", "linear", (8, 16, 32), "float32", "arena")
 NORMED = Operation("device", "fused_layer", "normed", (8, 16), "float32", "arena")

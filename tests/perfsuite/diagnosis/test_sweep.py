@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from perfsuite.bursts import Between
 from perfsuite.diagnosis.roads import ROADS, open_roads
 from perfsuite.diagnosis.sweep import CALL_PHASES, Caller, Key, Samples, sweep_keys
 from perfsuite.errors import MeasurementError
-from perfsuite.workload import Between
 from runtime.rpc import RpcClient
 
 FEW = (1, 64)

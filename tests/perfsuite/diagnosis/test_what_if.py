@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 
 from perfsuite.accelerators import load_accelerators
+from perfsuite.bursts import bursts
 from perfsuite.diagnosis.what_if import parse_what_if
 from perfsuite.errors import UsageError
 from perfsuite.machine_constants import rate_key
-from perfsuite.workload import bursts, memory_of, operations
+from perfsuite.workload import memory_of, operations
 from runtime import STAGES
 from tests.runtime.models import small_config
 
