@@ -8,11 +8,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from statistics import median
-from types import TracebackType
-from typing import Self
 
 import torch
 
@@ -45,7 +43,7 @@ class Findings:
 
 
 class Calibration:
-    """A context manager with the processes that are needed; each ``run_round`` adds samples.
+    """Holds the processes that are needed until it is closed; each ``run_round`` adds samples.
 
     Raises ArenaError when there is not enough memory, WorkerError or MeasurementError when a process fails.
     """
@@ -74,7 +72,7 @@ class Calibration:
         self._resources = ExitStack()
         try:
             enter = self._resources.enter_context
-            self._probe = enter(Probe(self._bursts["device"], threads))
+            self._probe = enter(closing(Probe(self._bursts["device"], threads)))
             enter(IdleTeams())  # as on the trusted side of a forward pass
             clients = enter(open_roads(roads, between, threads))
             self._callers = {road: Caller(clients[road], between) for road in roads}
@@ -141,15 +139,8 @@ class Calibration:
             bandwidth=2 * MOST_SWEPT / median(self._sweeps),  # read and written
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the processes. Closing twice is allowed."""
         self._resources.close()
 
 

@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from perfsuite.errors import UsageError
+from perfsuite.options import add_prompted_model, check_length, check_positive
 
 if TYPE_CHECKING:
     import torch
@@ -28,19 +29,7 @@ def add_parser(commands: Any) -> None:
         description="Measure single transfers, single operations and whole forward passes; predict the "
         "latter from the former alone, and project what a change would bring.",
     )
-    parser.add_argument(
-        "--model",
-        default="smollm2-135m",
-        metavar="M",
-        help="preset, Hugging Face directory or .gguf file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tokens",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="length of the prompt (default: %(default)s)",
-    )
+    add_prompted_model(parser)
     parser.add_argument("--stages", metavar="A,B", help="stages to explain (default: all)")
     parser.add_argument(
         "--device", default="cpu", metavar="D", help="the worker's (default: %(default)s)"
@@ -82,7 +71,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, predict, write the files, print. Raises PerfsuiteError or SplitError."""
-    _check_numbers(arguments)
+    check_positive(arguments, "tokens", "rounds", "threads")
     import torch
 
     from perfsuite import prompts
@@ -143,13 +132,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_numbers(arguments: argparse.Namespace) -> None:
-    for name in ("tokens", "rounds", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: must be at least 1")
-
-
 def _check_fits(
     arguments: argparse.Namespace, what_if: WhatIf, config: ModelConfig, stages: Sequence[Stage]
 ) -> None:
@@ -158,13 +140,8 @@ def _check_fits(
 
     from perfsuite.diagnosis.footprint import check_accelerator, check_memory, memory_needed
     from perfsuite.diagnosis.roads import ROADS
-    from runtime.rope import max_length
 
-    positions = max_length(config)
-    if arguments.tokens > positions:
-        raise UsageError(
-            f"--tokens {arguments.tokens}: {arguments.model} has {positions} positions"
-        )
+    check_length(arguments, config)
     needed = memory_needed(config, stages, arguments.tokens, len(ROADS))
     check_memory(arguments.model, needed, psutil.virtual_memory().available)
     if what_if.accelerator is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,7 @@ def calibrate(
     fails or there is not enough memory.
     """
     measured, between = bursts(config, stages, [tokens]), _between(config, tokens)
-    with Calibration(measured, between, ROADS, threads, rows) as calibration:
+    with closing(Calibration(measured, between, ROADS, threads, rows)) as calibration:
         for _ in range(rounds):
             calibration.run_round()
         return calibration.findings()
@@ -94,14 +94,9 @@ def measure(
             )
             llamas[stage.name] = stack.enter_context(llama)
         progress.say("starting the micro-measurements")
-        calibration = stack.enter_context(
-            Calibration(
-                tuple(dict.fromkeys((*bursts(config, stages, [tokens]), *projected))),
-                _between(config, tokens),
-                ROADS,
-                threads,
-            )
-        )
+        rows = tuple(dict.fromkeys((*bursts(config, stages, [tokens]), *projected)))
+        calibration = Calibration(rows, _between(config, tokens), ROADS, threads)
+        stack.callback(calibration.close)
         for number in range(-1, rounds):
             if number >= 0:
                 progress.begin_run("micro-measurements", number)

@@ -18,8 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -32,10 +31,10 @@ from runtime.processes import worker_environment
 
 
 class Probe:
-    """A context manager that ends the process. Raises MeasurementError when that dies or cannot compute."""
+    """Owns the process until it is closed. Raises MeasurementError when that dies or cannot compute."""
 
     def __init__(self, bursts: Sequence[Burst], threads: int) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - __exit__ closes it
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "perfsuite.diagnosis.probe", "--threads", str(threads)],
             env=worker_environment(threads),
@@ -80,15 +79,8 @@ class Probe:
             f"the probe of the worker's operations ended: {words or 'no message'}"
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the process. Closing twice is allowed."""
         self._process.kill()  # it holds nothing that needs a farewell
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import closing
+
 import psutil
 import pytest
 
@@ -18,7 +20,8 @@ def children() -> list[psutil.Process]:
 
 def test_each_operation_of_a_burst_is_timed_and_nothing_is_left() -> None:
     before = children()
-    with Probe([Burst("device", (NORMED, LINEAR)), Burst("device", (LINEAR,))], 1) as probe:
+    bursts = [Burst("device", (NORMED, LINEAR)), Burst("device", (LINEAR,))]
+    with closing(Probe(bursts, 1)) as probe:
         assert [len(probe.run(number)) for number in (0, 1, 0)] == [2, 1, 2]
         assert min(probe.run(0)) > 0
         assert probe.sweep() > 0
@@ -28,7 +31,7 @@ def test_each_operation_of_a_burst_is_timed_and_nothing_is_left() -> None:
 def test_a_burst_that_no_device_computes_is_told_with_its_reason() -> None:
     wrong = Operation("trusted", "matmul", "softmax", (1, 8), "float32", "arena")
     with (
-        Probe([Burst("trusted", (wrong,))], 1) as probe,
+        closing(Probe([Burst("trusted", (wrong,))], 1)) as probe,
         pytest.raises(MeasurementError, match="softmax"),
     ):
         probe.run(0)
@@ -36,7 +39,7 @@ def test_a_burst_that_no_device_computes_is_told_with_its_reason() -> None:
 
 def test_a_probe_that_dies_is_told() -> None:
     before = {child.pid for child in children()}
-    with Probe([Burst("device", (LINEAR,))], 1) as probe:
+    with closing(Probe([Burst("device", (LINEAR,))], 1)) as probe:
         probe.run(0)
         (process,) = (child for child in children() if child.pid not in before)
         process.kill()
