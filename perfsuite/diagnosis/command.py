@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
         help="of micro-measurements and forward passes in alternation (default: %(default)s)",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="T", help="of each process (default: torch's choice)"
+        "--threads", type=int, metavar="T", help="of each worker (default: torch's choice)"
     )
     parser.add_argument(
         "--what-if",
@@ -112,9 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint,
         input_ids,
         stages,
-        projected=what_if.bursts(checkpoint.config, stages, arguments.tokens)
-        if what_if.texts
-        else (),
+        projected=what_if.bursts(checkpoint.config, stages, arguments.tokens),
         device=arguments.device,
         threads=threads,
         rounds=arguments.rounds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from perfsuite.bursts import bursts
 from perfsuite.cost_model import Accelerator
 from perfsuite.diagnosis.sweep import ARENA_BYTES
 from perfsuite.errors import UsageError
@@ -44,11 +45,13 @@ def memory_needed(config: ModelConfig, stages: Sequence[Stage], tokens: int, roa
     """Return the bytes that a diagnosis of ``stages`` needs: every worker is alive at once.
 
     Counted are each worker's weights in the form in which it multiplies them, the tensors of a forward pass,
-    the messages of a road without shared memory, and the processes. The mapped checkpoint itself is not:
-    its pages can be dropped.
+    the messages of a road without shared memory, the operations that are timed one by one, and the
+    processes. The mapped checkpoint itself is not: its pages can be dropped.
     """
     weights = weight_bytes(config, _COMPUTED_BYTES)
     total = (2 + roads + len(stages)) * _PROCESS_BYTES + roads * ARENA_BYTES
+    for burst in bursts(config, stages, [tokens]):
+        total += sum(row.bytes for row in burst.operations)
     for stage in stages:
         total += weights + live_bytes(config, stage, tokens)
         if stage.transport != "shared-memory":

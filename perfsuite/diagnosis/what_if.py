@@ -55,6 +55,8 @@ class WhatIf:
         self, config: ModelConfig, stages: Sequence[Stage], tokens: int
     ) -> tuple[Burst, ...]:
         """Return what must be measured for the projection: of a named device, nothing can be."""
+        if not self.texts:
+            return ()
         memory = memory_of(self.road) if self.road else None
         found = bursts(config, self.stages(stages), [tokens], memory)
         return tuple(row for row in found if row.side == "trusted" or self.accelerator is None)
