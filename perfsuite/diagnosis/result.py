@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from perfsuite.machine import Machine
+from perfsuite.results import Interval
 
 NAIVE_BYTES = 10 * 1024 * 1024
 """The single transfer of the analysis."""
 
 
 class PredictionRow(TypedDict):
-    """A stage's prediction beside its measurement. ``error`` is relative and signed."""
+    """A stage's prediction beside its measurement, a median with its interval; ``error`` is relative, signed."""
 
     stage: str
     predicted_s: float
     measured_s: float
+    measured_interval_s: Interval
     error: float
     predicted_phases_s: Mapping[str, float]
     measured_phases_s: Mapping[str, float]

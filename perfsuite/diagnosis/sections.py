@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+from perfsuite import statistics
 from perfsuite.cost_model import ROAD_OF, Prediction, predict
 from perfsuite.diagnosis.calibrating import TOUCHED_BYTES, Findings
 from perfsuite.diagnosis.measuring import Timed
@@ -16,7 +18,7 @@ from perfsuite.diagnosis.sweep import CALL_PHASES, Samples
 from perfsuite.diagnosis.what_if import WhatIf
 from perfsuite.line_fit import fit_line
 from perfsuite.residuals import CONSTANT_OF, moved_constant
-from perfsuite.results import PHASES
+from perfsuite.results import PHASES, Interval
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
 from runtime.trace import RpcRecord
@@ -106,10 +108,12 @@ def stage_section(stage: Stage, forwards: Sequence[Timed]) -> dict[str, Any]:
         each.seconds - sum(total[f"{phase}_s"] for phase in PHASES)  # type: ignore[literal-required]
         for each, total in zip(forwards, totals, strict=True)
     ]
-    measured = median(each.seconds for each in forwards)
+    estimate = statistics.median([each.seconds for each in forwards])
+    measured = estimate.value
     return {
         "name": stage.name,
         "measured_s": measured,
+        "interval_s": Interval(low=estimate.low, high=estimate.high),
         "samples_s": [each.seconds for each in forwards],
         "phases_s": phases,
         "operations": _grouped(forwards, lambda rpc: rpc.operation),
@@ -156,6 +160,7 @@ def prediction_row(stage: Mapping[str, Any], prediction: Prediction) -> Predicti
         stage=prediction.stage,
         predicted_s=prediction.total_s,
         measured_s=stage["measured_s"],
+        measured_interval_s=stage["interval_s"],
         error=prediction.total_s / stage["measured_s"] - 1,
         predicted_phases_s=prediction.phases,
         measured_phases_s=measured,
@@ -166,9 +171,15 @@ def prediction_row(stage: Mapping[str, Any], prediction: Prediction) -> Predicti
 
 
 def ranking_right(rows: Sequence[PredictionRow]) -> bool:
-    """Say whether the stages are predicted to be as fast, one against the other, as they were measured."""
-    predicted = sorted(rows, key=lambda row: row["predicted_s"])
-    return predicted == sorted(rows, key=lambda row: row["measured_s"])
+    """Say whether of any two stages the one that was measured faster is predicted to be faster.
+
+    Two whose intervals overlap were not told apart by the measurement, and have no order.
+    """
+    return all(
+        one["predicted_s"] < other["predicted_s"]
+        for one, other in itertools.permutations(rows, 2)
+        if one["measured_interval_s"]["high"] < other["measured_interval_s"]["low"]
+    )
 
 
 def projection_section(

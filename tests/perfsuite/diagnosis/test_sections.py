@@ -7,7 +7,7 @@ from perfsuite.diagnosis.measuring import Timed
 from perfsuite.diagnosis.result import PredictionRow
 from perfsuite.diagnosis.sections import prediction_row, ranking_right, stage_section
 from perfsuite.residuals import CONSTANT_OF
-from perfsuite.results import PHASES
+from perfsuite.results import PHASES, Interval
 from runtime import STAGES
 from runtime.trace import RpcRecord, Trace
 
@@ -57,7 +57,11 @@ def predicted(**phases: float) -> Prediction:
 
 
 def row(**phases: float) -> PredictionRow:
-    section = {"phases_s": dict.fromkeys(PHASES, 1.0), "measured_s": 5.0}
+    section = {
+        "phases_s": dict.fromkeys(PHASES, 1.0),
+        "measured_s": 5.0,
+        "interval_s": {"low": 4.0, "high": 6.0},
+    }
     return prediction_row(section, predicted(**phases))
 
 
@@ -75,11 +79,21 @@ def test_a_phase_that_takes_longer_than_predicted_moved() -> None:
     assert found["moved"]["factor"] == pytest.approx(2.5)
 
 
-def test_a_ranking_is_of_all_stages() -> None:
-    def ranked(*pairs: tuple[float, float]) -> bool:
-        return ranking_right(
-            [{**row(), "predicted_s": one, "measured_s": other} for one, other in pairs]
-        )
+def ranked(*pairs: tuple[float, float]) -> bool:
+    """Rank stages by (predicted, measured); each was measured to half a second."""
+    rows: list[PredictionRow] = []
+    for predicted_s, measured_s in pairs:
+        interval: Interval = {"low": measured_s - 0.5, "high": measured_s + 0.5}
+        rows.append({**row(), "predicted_s": predicted_s, "measured_interval_s": interval})
+    return ranking_right(rows)
 
+
+def test_a_ranking_is_of_all_stages() -> None:
     assert ranked((9.0, 8.0), (3.0, 4.0), (1.0, 2.0))
-    assert not ranked((9.0, 8.0), (3.0, 2.0), (4.0, 1.0))
+    assert not ranked((9.0, 8.0), (3.0, 4.0), (4.0, 2.0))
+    assert not ranked((7.0, 8.0), (7.0, 4.0))
+
+
+def test_stages_that_were_not_told_apart_have_no_order() -> None:
+    assert ranked((3.0, 4.2), (4.0, 4.0))
+    assert not ranked((3.0, 5.2), (4.0, 4.0))
