@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from perfsuite import ladder
+from perfsuite.calibration import command as calibration
+from perfsuite.compare import command as compare
 from perfsuite.diagnosis import command as diagnose
 from perfsuite.errors import PerfsuiteError, UsageError
+from perfsuite.history import command as history
+from perfsuite.report import command as report
 from runtime import SplitError
 
-COMMANDS = (ladder, diagnose)
+COMMANDS = (ladder, diagnose, compare, history, report, calibration)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -34,8 +38,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 when it did its work, 2 after one line on stderr for bad input or a runtime that failed,
-    130 after Ctrl-C. ``argv`` is the command line without the program's name.
+    0 when it did its work or what the command's help says, 2 after one line on stderr for bad input or
+    a runtime that failed, 130 after Ctrl-C. ``argv`` is the command line without the program's name.
     """
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -15,5 +15,9 @@ class UnsplitError(PerfsuiteError):
     """The unsplit model's process did not start, died, refused, or missed its deadline."""
 
 
+class RevisionError(PerfsuiteError):
+    """A revision whose runtime cannot be run here: the message names the revision and its fault."""
+
+
 class MeasurementError(PerfsuiteError):
     """Measurements that contradict each other, such as traffic that changes between rounds."""

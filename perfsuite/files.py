@@ -12,8 +12,8 @@ from typing import Any
 from perfsuite.errors import UsageError
 
 
-def check_writable(path: Path, option: str = "--json") -> None:
-    """Raise UsageError, after ``option``, unless a file can be written at ``path``. Changes nothing there."""
+def check_writable(path: Path, *, option: str = "--json") -> None:
+    """Raise UsageError, which names ``option``, unless a file can be written at ``path``. Changes nothing there."""
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"{option} {path}: not a regular file")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from perfsuite.files import check_writable, write_json
 from perfsuite.gate import verdicts
 from perfsuite.gate.baselines import fingerprint_of
 from perfsuite.gate.contenders import (
-    Yardsticks,
+    Fleet,
     callable_contender,
     compute_threads,
     stage_contender,
@@ -33,13 +33,15 @@ from perfsuite.machine import fingerprint
 
 _GATE = pytest.StashKey["GateSession"]()
 
+YARDSTICK_PASSES = 2  # processes of a subject that meet the same yardstick
+
 _INI = {
     "perf_baselines": ("file of the baselines, from the root folder", "perfsuite/baselines.json"),
     "perf_model": ("model that the stages run", "tiny"),
     "perf_tokens": ("length of the prompt", "64"),
     "perf_device": ("device of the worker and of the unsplit model", "cpu"),
     "perf_threads": ("compute threads of each process: one is the quietest", "1"),
-    "perf_processes": ("fresh processes per look", "4"),
+    "perf_processes": ("fresh processes per look", "8"),
     "perf_looks": ("how often at most more are measured", "3"),
     "perf_time_limit": ("seconds per subject, after which no further look begins", "120"),
     "perf_inconclusive": ("report, or fail", "report"),
@@ -99,6 +101,7 @@ class GateSession:
         self._config = config
         self._gate: Gate | None = None
         self._cleanup = ExitStack()
+        self._yardsticks: dict[str, Fleet] = {}
         # Whether every test of every file is run, as far as one can see.
         self.whole = not any("::" in argument for argument in config.args)
         self.report: Path | None = config.option.perf_report
@@ -160,8 +163,9 @@ class GateSession:
             self._gate = Gate(self.settings, machine, workload)
         return self._gate
 
-    def stage(self, name: str) -> tuple[Open, Open]:
-        """Return what opens the stage, and what opens its yardstick."""
+    @contextmanager
+    def stage(self, name: str) -> Iterator[tuple[Open, Open]]:
+        """Give what opens the stage, and what opens its yardstick, while the block runs."""
         import torch
 
         from runtime import STAGES, load_checkpoint
@@ -173,15 +177,16 @@ class GateSession:
         ids = torch.randint(
             vocabulary, (1, self.tokens), generator=torch.Generator().manual_seed(0)
         )
-        if not hasattr(self, "_yardsticks"):
-
-            def start(dtype: str) -> Open:
-                return unsplit_contender(
-                    checkpoint, dtype, ids, device=device, threads=self.threads
-                )
-
-            self._yardsticks = self._cleanup.enter_context(
-                Yardsticks(self.settings.processes, start)
+        processes = self.settings.processes
+        dtype = STAGES[name].dtype
+        if dtype not in self._yardsticks:
+            # The stages share them; and fewer do, because what varies is mostly the worker.
+            fewer = -(-processes // YARDSTICK_PASSES)
+            yardstick = unsplit_contender(
+                checkpoint, dtype, ids, device=device, threads=self.threads
+            )
+            self._yardsticks[dtype] = self._cleanup.enter_context(
+                Fleet(yardstick, fewer, passes=YARDSTICK_PASSES)
             )
         subject = stage_contender(
             checkpoint,
@@ -191,7 +196,8 @@ class GateSession:
             threads=self.threads,
             slowdown=self.slowdowns.get(name),
         )
-        return subject, self._yardsticks.opener(STAGES[name].dtype)
+        with Fleet(subject, processes) as workers:
+            yield workers.opener(), self._yardsticks[dtype].opener()
 
     def close(self) -> None:
         """End every process."""
@@ -224,10 +230,15 @@ class LatencyGate:
         name = name or node
         slowdown = self._session.slowdowns.get(name)
         return self._check(
-            name, lambda: (callable_contender(subject, slowdown), callable_contender(yardstick))
+            name,
+            lambda: nullcontext(
+                (callable_contender(subject, slowdown), callable_contender(yardstick))
+            ),
         )
 
-    def _check(self, name: str, contenders: Callable[[], tuple[Open, Open]]) -> Outcome:
+    def _check(
+        self, name: str, contenders: Callable[[], AbstractContextManager[tuple[Open, Open]]]
+    ) -> Outcome:
         node: str = self._request.node.nodeid
         try:
             gate = self._session.gate
@@ -237,7 +248,8 @@ class LatencyGate:
                     f"record: pytest '{node}' --update-baselines",
                     pytrace=False,
                 )
-            outcome = gate.check(name, *contenders(), self._drive())
+            with contenders() as (subject, yardstick):
+                outcome = gate.check(name, subject, yardstick, self._drive())
         except (UsageError, MeasurementError) as error:
             pytest.fail(str(error), pytrace=False)
         self._tell(outcome)
@@ -265,7 +277,7 @@ class LatencyGate:
         told = {
             key: value
             for key, value in outcome.as_json().items()
-            if key not in ("samples", "name", "phases")
+            if key not in ("samples", "seconds", "name", "phases")
         }
         for key, value in told.items():
             self._request.node.user_properties.append((f"perf_{key}", value))

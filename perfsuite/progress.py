@@ -34,8 +34,12 @@ class RunProgress:
 
     def begin_run(self, name: str, number: int) -> None:
         """Announce a run of ``name`` in round ``number``; below 0 it is a warm-up."""
+        self.begin(f"{'warm-up' if number < 0 else f'round {number + 1}'}: {name}")
+
+    def begin(self, text: str) -> None:
+        """Announce the next run by ``text``."""
         self._begun += 1
-        self.say(f"{'warm-up' if number < 0 else f'round {number + 1}'}: {name}")
+        self.say(text)
 
     def __enter__(self) -> RunProgress:
         self._progress.start()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from perfsuite.machine import Machine
+if TYPE_CHECKING:
+    from perfsuite.machine import Machine  # which imports torch
 
 PHASES = ("serialize", "transport", "device", "deserialize", "trusted")
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from perfsuite import statistics
-from perfsuite.machine import Machine
 from perfsuite.results import PHASES, Interval, LadderResult, Latency, StageRow, Token
 from perfsuite.rows import unsplit_name
+
+if TYPE_CHECKING:
+    from perfsuite.machine import Machine  # which imports torch
 
 WIDTH = 100
 BAR_CELLS = 30

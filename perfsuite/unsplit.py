@@ -11,24 +11,21 @@ parent, however that ends: its stdin closes then.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import os
-import select
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from perfsuite.conversation import Conversation, claim_stdout, send_line
 from perfsuite.errors import UnsplitError
 from perfsuite.measuring import collector_paused
 from runtime import SplitError, load_checkpoint
@@ -42,7 +39,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 START_TIMEOUT_S = 300.0
 FORWARD_TIMEOUT_S = 900.0
-DEATH_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -78,33 +74,21 @@ class Unsplit:
         command += ["--model", source, "--dtype", dtype, "--device", device]
         if threads is not None:
             command += ["--threads", str(threads)]
-        self._title = f"the unsplit {dtype} model"
         self._start_deadline = time.monotonic() + start_timeout_s
-        self._received = b""
         self._threads: int | None = None
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                process_group=0,  # Ctrl-C is the parent's to handle; it closes stdin then
-            )
-        except BaseException:
-            self._stderr.close()
-            raise
+        self._conversation = Conversation(command, f"the unsplit {dtype} model", UnsplitError)
 
     @property
     def pid(self) -> int:
         """The id of the model's process."""
-        return self._process.pid
+        return self._conversation.pid
 
     @property
     def threads(self) -> int:
         """How many threads it computes with; waits until it is ready to say."""
         if self._threads is None:
-            self._threads = int(self._receive(self._start_deadline)["threads"])
+            answer = self._conversation.receive(self._start_deadline - time.monotonic())
+            self._threads = int(answer["threads"])
         return self._threads
 
     def wait_until_ready(self) -> None:
@@ -120,12 +104,8 @@ class Unsplit:
     ) -> UnsplitForward:
         """One forward pass over ``input_ids``, (batch, tokens) of whole numbers."""
         self.wait_until_ready()
-        request = {"input_ids": input_ids.tolist(), "logits": logits}
-        try:
-            _send(_pipe(self._process.stdin), request)
-        except OSError as error:
-            raise self._death() from error
-        answer = self._receive(time.monotonic() + timeout_s)
+        self._conversation.send({"input_ids": input_ids.tolist(), "logits": logits})
+        answer = self._conversation.receive(timeout_s)
         return UnsplitForward(
             seconds=answer["seconds"],
             next_token=answer["next_token"],
@@ -134,12 +114,7 @@ class Unsplit:
 
     def close(self) -> None:
         """End the process and wait for it. May be called twice."""
-        self._process.kill()  # it holds nothing that needs a farewell
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # a request that was not taken any more
-                _pipe(pipe).close()
-        self._stderr.close()
+        self._conversation.close()
 
     def __enter__(self) -> Unsplit:
         return self
@@ -151,34 +126,6 @@ class Unsplit:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _receive(self, deadline: float) -> dict[str, Any]:
-        descriptor = _pipe(self._process.stdout).fileno()
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        while b"\n" not in self._received:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
-                self._process.kill()  # its answer would come when nobody waits for it
-                raise UnsplitError(f"{self._title} did not answer within its deadline")
-            chunk = os.read(descriptor, 1 << 20)
-            if not chunk:
-                raise self._death()
-            self._received += chunk
-        line, _, self._received = self._received.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise UnsplitError(f"{self._title}: {answer['error']}")
-        return answer
-
-    def _death(self) -> UnsplitError:
-        """What is known of a process that ended by itself: its status and last words."""
-        try:
-            status: int | None = self._process.wait(DEATH_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            status = None
-        self._stderr.seek(0)
-        words = self._stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-        return UnsplitError(f"{self._title} ended with status {status}: {words or 'no message'}")
 
 
 def load_unsplit(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> LlamaForCausalLM:
@@ -210,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args(argv)
-    answers = _claim_stdout()
+    answers = claim_stdout()
     requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
     if options.threads is not None:
@@ -219,19 +166,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint = load_checkpoint(options.model)
         model = load_unsplit(checkpoint, DTYPES[options.dtype], options.device)
     except (SplitError, OSError, ValueError, RuntimeError) as error:
-        _send(answers, {"error": str(error)})
+        send_line(answers, {"error": str(error)})
         return 1
     # What is loaded stays: a collection before each forward that walked it would empty the caches.
     gc.collect()
     gc.freeze()
-    _send(answers, {"threads": torch.get_num_threads()})
+    send_line(answers, {"threads": torch.get_num_threads()})
     while True:
         request = requests.get()
         try:
             answer = _forward(model, request, options.device)
         except (ValueError, RuntimeError, IndexError) as error:
             answer = {"error": str(error)}
-        _send(answers, answer)
+        send_line(answers, answer)
 
 
 def _forward(model: Callable[..., Any], request: dict[str, Any], device: str) -> dict[str, Any]:
@@ -249,32 +196,12 @@ def _forward(model: Callable[..., Any], request: dict[str, Any], device: str) ->
     }
 
 
-def _claim_stdout() -> IO[bytes]:
-    """Keep stdout for answers alone: what a library prints goes to stderr from here on."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    return answers
-
-
 def _read_requests(requests: SimpleQueue[dict[str, Any]]) -> None:
     for line in sys.stdin.buffer:
         requests.put(json.loads(line))
     # The parent closed the pipe or is gone. Nothing here needs a farewell, and a forward pass
     # that still runs would keep the process for as long as it takes.
     os._exit(0)
-
-
-def _send(pipe: IO[bytes], message: dict[str, Any]) -> None:
-    data = memoryview(json.dumps(message).encode() + b"\n")
-    while data:  # an unbuffered pipe may take less than all
-        data = data[pipe.write(data) :]
-    pipe.flush()
-
-
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    if pipe is None:
-        raise UnsplitError("the unsplit model's process has no pipe")
-    return pipe
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from runtime.operations import Call
 from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec
 from runtime.trace import WorkerDurations
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _MAX_DIMENSIONS = 4
 _MAX_INTEGER = 2**63 - 1
@@ -90,7 +90,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The results of a request, in its order, and what they cost the worker."""
+    """The results of a request, in its order, and what they cost the worker.
+
+    ``outputs`` is empty where the request named places: the results lie there.
+    """
 
     sequence: int
     outputs: Sequence[TensorMessage]

@@ -20,7 +20,7 @@ from runtime.errors import (
     WorkerTimeout,
 )
 from runtime.messages import Hello, Refusal, Reply, Request, TensorMessage, packb, unpackb
-from runtime.operations import Call, output_specs
+from runtime.operations import Call, remembered_output_specs
 from runtime.slowdown import Slowdown
 from runtime.tensors import TensorSpec
 from runtime.trace import RpcRecord
@@ -49,8 +49,7 @@ class RpcClient:
         self.channel = channel
         self.records: list[RpcRecord] = []
         self.broken = False
-        self._config = config
-        self._dtype = dtype
+        self._output_specs = remembered_output_specs(config, dtype)
         self._slowdown = slowdown
         self._finished = math.inf  # when the call before this one ended
         self._session = 0
@@ -78,12 +77,17 @@ class RpcClient:
 
         Raises:
             ArenaError: if the machine has not enough memory.
-            WorkerError: if the worker is gone.
+            WorkerError: if the worker is gone, or an earlier call failed.
+            ProtocolError: if it answers nonsense.
         """
+        self._check_unbroken()
         try:
             self.channel.prepare(payload_bytes)
         except (PeerGone, ReceiveTimeout) as error:
             raise self._lost(error) from error
+        except ProtocolError:
+            self.broken = True
+            raise
 
     def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
         """Have the worker compute ``call`` and return its results, which are not to be written to.
@@ -93,22 +97,21 @@ class RpcClient:
             WorkerRefused: if the worker found the request malformed.
             ProtocolError: if the reply is not what this side derives that it must be.
         """
-        if self.broken:
-            raise WorkerError("worker: an earlier call failed; launch a new worker")
+        self._check_unbroken()
         copies_before = self.channel.payload_copies
         if self._slowdown and self.records:
             self._slowdown.stretch("trusted", time.perf_counter() - self._finished)
         started = time.perf_counter()
-        specs = output_specs(
-            self._config, self._dtype, call, [TensorSpec.of(tensor) for tensor in inputs]
-        )
+        input_specs = tuple(map(TensorSpec.of, inputs))
+        specs = self._output_specs(call, input_specs)
         places = self.channel.reserve(specs)
         request = Request(
             session=self._session,
             sequence=self._sequence + 1,
             call=call,
             inputs=[
-                TensorMessage(TensorSpec.of(tensor), self.channel.pack(tensor)) for tensor in inputs
+                TensorMessage(spec, self.channel.pack(tensor))
+                for spec, tensor in zip(input_specs, inputs, strict=True)
             ],
             outputs=[self.channel.pack(place) for place in places],
         ).encode()
@@ -138,7 +141,7 @@ class RpcClient:
             RpcRecord(
                 operation=call.operation,
                 layer=call.layer,
-                bytes_sent=sum(tensor.nbytes for tensor in inputs),
+                bytes_sent=sum(spec.nbytes for spec in input_specs),
                 bytes_received=sum(spec.nbytes for spec in specs),
                 payload_copies=self.channel.payload_copies - copies_before + reply.payload_copies,
                 serialize_s=sent - started + durations.serialize_s,
@@ -152,6 +155,10 @@ class RpcClient:
         )
         return outputs
 
+    def _check_unbroken(self) -> None:
+        if self.broken:
+            raise WorkerError("worker: an earlier call failed; launch a new worker")
+
     def _checked_outputs(
         self, reply: Reply, specs: Sequence[TensorSpec], places: Sequence[torch.Tensor]
     ) -> Sequence[torch.Tensor]:
@@ -159,13 +166,14 @@ class RpcClient:
             raise ProtocolError(
                 "sequence", f"the reply answers {reply.sequence}, not {self._sequence}"
             )
-        if len(reply.outputs) != len(specs):
-            raise ProtocolError("outputs", f"{len(specs)} expected, got {len(reply.outputs)}")
+        expected = 0 if places else len(specs)
+        if len(reply.outputs) != expected:
+            raise ProtocolError("outputs", f"{expected} expected, got {len(reply.outputs)}")
+        if places:
+            return places
         for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
             if output.spec != spec:
                 raise ProtocolError(f"outputs[{index}]", f"must be {spec}, got {output.spec}")
-        if places:
-            return places
         return [
             self.channel.unpack(f"outputs[{index}].payload", output.spec, output.payload)
             for index, output in enumerate(reply.outputs)

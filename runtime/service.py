@@ -14,9 +14,9 @@ from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
 from runtime.errors import HandshakeError, ProtocolError
 from runtime.messages import Hello, Refusal, Request, TensorMessage, encode_reply, packb, unpackb
-from runtime.operations import check_granularity, output_specs
+from runtime.operations import check_granularity, remembered_output_specs
 from runtime.slowdown import TOTAL, Slowdown
-from runtime.transports.base import PeerGone, ServerChannel
+from runtime.transports.base import PeerGone, ReceiveTimeout, ServerChannel
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Service:
         slowdown: Slowdown | None = None,
     ) -> None:
         self._device = device
-        self._config = config
+        self._output_specs = remembered_output_specs(config, device.dtype)
         self._hello = hello
         self._about = about
         self._slowdown = slowdown
@@ -52,6 +52,8 @@ class Service:
                     answer = self._answer(channel, raw)
                 except PeerGone:
                     raise
+                except ReceiveTimeout:
+                    continue
                 # Whatever a message provokes, the next client finds the worker alive.
                 except Exception as error:  # noqa: BLE001
                     answer = _refusal(error).encode()
@@ -67,12 +69,7 @@ class Service:
         request = Request.parse(fields)
         self._check_turn(request)
         check_granularity(request.call, self._hello.granularity)
-        specs = output_specs(
-            self._config,
-            self._device.dtype,
-            request.call,
-            [tensor.spec for tensor in request.inputs],
-        )
+        specs = self._output_specs(request.call, tuple(tensor.spec for tensor in request.inputs))
         copies_before = channel.payload_copies
         inputs = [
             channel.unpack(f"inputs[{index}].payload", tensor.spec, tensor.payload)
@@ -97,7 +94,9 @@ class Service:
             computed = self._answered = time.perf_counter()
         return encode_reply(
             sequence=request.sequence,
-            outputs=[
+            outputs=[]
+            if request.outputs
+            else [
                 TensorMessage(spec, channel.pack(tensor))
                 for spec, tensor in zip(specs, outputs, strict=True)
             ],

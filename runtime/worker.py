@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import itertools
 import logging
 import os
 import signal
@@ -28,7 +27,7 @@ from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.slowdown import Slowdown, parse_factor
 from runtime.stages import STAGES, Stage, find_stage
-from runtime.transports.base import ServerChannel
+from runtime.transports.base import LISTEN_S, ServerChannel
 from runtime.transports.shared_memory import SharedMemoryServer
 from runtime.transports.zmq_msgpack import ZmqServer
 
@@ -123,7 +122,18 @@ def _open_road(arguments: argparse.Namespace, stage: Stage) -> Iterator[ServerCh
         return iter([server])
     listener = listen(endpoint.address)
     atexit.register(Path(endpoint.address).unlink, missing_ok=True)
-    return (SharedMemoryServer(listener.accept()[0]) for _ in itertools.repeat(None))
+    return _accepted(listener)
+
+
+def _accepted(listener: socket.socket) -> Iterator[ServerChannel]:
+    """Take one client after another."""
+    listener.settimeout(LISTEN_S)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            continue
+        yield SharedMemoryServer(connection)
 
 
 if __name__ == "__main__":

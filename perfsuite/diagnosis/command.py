@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     for option in ("json", "timeline"):
         file = getattr(arguments, option)
         if file is not None:
-            check_writable(file, f"--{option}")
+            check_writable(file, option=f"--{option}")
     if arguments.chart is not None:
         check_drawable(arguments.chart)
     config = known_config(arguments.model)

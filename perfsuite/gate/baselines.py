@@ -84,7 +84,9 @@ def fingerprint_of(machine: Machine) -> dict[str, Any]:
     return {name: machine[name] for name in _FINGERPRINT}  # type: ignore[literal-required]
 
 
-def measured_margin(replicates: deciding.Replicates, processes: int, *, seed: int = 0) -> float:
+def measured_margin(
+    replicates: deciding.Replicates, processes: int, *, draws: int = 1000, seed: int = 0
+) -> float:
     """Return the margin that runs of ``processes`` processes need, from A/A noise alone.
 
     Draws two disjoint groups of recorded processes again and again, and takes the 95 % quantile of the
@@ -93,7 +95,7 @@ def measured_margin(replicates: deciding.Replicates, processes: int, *, seed: in
     rng = np.random.default_rng(seed)
     size = max(1, min(processes, len(replicates) // 2))
     changes = []
-    for _ in range(1000):
+    for _ in range(draws):
         order = rng.permutation(len(replicates))
         one, other = (
             deciding.location([replicates[index] for index in part])

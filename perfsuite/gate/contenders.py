@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -59,48 +60,52 @@ def unsplit_contender(
     return opened
 
 
-class Yardsticks:
-    """The unsplit models of a run: a subject's next process is paired with the next of them.
+class Fleet:
+    """Processes that start side by side, because starting them is most of their cost.
 
-    Starting them is most of their cost, so subjects share them; but a subject that has met them all, in
-    its next look, gets fresh ones: what is peculiar to one process must not return in every look.
+    Each ``opener`` hands them out one after the other, again from the first when another subject asks. One
+    that has had them all gets fresh ones: what is peculiar to one process must not return in every look.
     A context manager, which ends them.
     """
 
-    def __init__(self, count: int, start: Callable[[str], Open]) -> None:
-        self._count, self._start = count, start
+    def __init__(self, open_one: Open, count: int, *, passes: int = 1) -> None:
+        """``count`` processes, each handed ``passes`` times to one subject before it is replaced."""
+        self._open_one, self._count, self._most = open_one, count, count * passes
         self._stack = ExitStack()
-        self._running: dict[str, tuple[ExitStack, list[Contender]]] = {}
+        self._running: list[Contender] = []
 
-    def opener(self, dtype: str) -> Open:
-        """Return what gives one subject the next yardstick of ``dtype``."""
+    def opener(self) -> Open:
+        """Return what gives one subject the next process."""
         numbers = itertools.count()
 
         @contextmanager
         def opened() -> Iterator[Contender]:
             number = next(numbers)
-            if dtype not in self._running or (number and number % self._count == 0):
-                self._renew(dtype)
-            yield self._running[dtype][1][number % self._count]
+            if not self._running or (number and number % self._most == 0):
+                self._renew()
+            yield self._running[number % self._count]
 
         return opened
 
-    def _renew(self, dtype: str) -> None:
-        if dtype in self._running:
-            self._running.pop(dtype)[0].close()
-        stack = self._stack.enter_context(ExitStack())
-        opening = [self._start(dtype)() for _ in range(self._count)]
-        running = [stack.enter_context(one) for one in opening]
-        # They load side by side; nothing is measured before the last of them has run once.
-        for contender in running:
-            contender.run()
-        self._running[dtype] = stack, running
+    def _renew(self) -> None:
+        self._stack.close()
 
-    def __enter__(self) -> Yardsticks:
+        def start(_: int) -> Contender:
+            with ExitStack() as stack:
+                contender = stack.enter_context(self._open_one())
+                contender.run()  # nothing is measured before the last of them has run once
+                self._stack.push(stack.pop_all())
+                return contender
+
+        with ThreadPoolExecutor(self._count) as pool:
+            self._running = list(pool.map(start, range(self._count)))
+
+    def __enter__(self) -> Fleet:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+        self._running = []
 
 
 def callable_contender(

@@ -93,6 +93,7 @@ def judge(
     margin: float,
     confidence: float = CONFIDENCE,
     looks: int = MAX_LOOKS,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Judgement:
     """Return the verdict on ``current`` against ``stored``; both hold one array per process.
@@ -113,7 +114,7 @@ def judge(
         [rounds for rounds in side if np.size(rounds) >= MIN_ROUNDS] for side in (current, stored)
     ]
     each = 1 - (1 - confidence) / looks
-    estimate = change(usable[0], usable[1], confidence=each, seed=seed)
+    estimate = change(usable[0], usable[1], confidence=each, resamples=resamples, seed=seed)
     if estimate.low > 1 + margin:
         verdict, reason = Verdict.REGRESSION, "the interval lies above the margin"
     elif estimate.high < 1 / (1 + margin):
@@ -139,14 +140,15 @@ def _resampled(
 ) -> NDArray[np.float64]:
     """Return ``resamples`` locations, each of as many processes and rounds as there are, drawn anew."""
     count = len(replicates)
-    medians = np.empty((resamples, count))
-    for place in range(count):
-        # Place `place` of every resample is filled by a process drawn for it.
-        drawn = rng.integers(count, size=resamples)
-        for process, rounds in enumerate(replicates):
-            rows = np.flatnonzero(drawn == process)
-            picks = rng.integers(len(rounds), size=(len(rows), len(rounds)))
-            medians[rows, place] = np.median(rounds[picks], axis=1)
+    # First the rounds: as many medians of each process as there are resamples; then the processes.
+    medians = np.stack(
+        [
+            np.median(rounds[rng.integers(len(rounds), size=(resamples, len(rounds)))], axis=1)
+            for rounds in replicates
+        ]
+    )
+    drawn = rng.integers(count, size=(resamples, count))
+    medians = medians[drawn, rng.integers(resamples, size=(resamples, count))]
     return np.asarray(stats.trim_mean(medians, TRIM, axis=1), dtype=np.float64)
 
 

@@ -2,7 +2,8 @@
 
 The rule, fixed before any result is seen: a round is disturbed when the processors were taken away by the
 hypervisor (steal) or used by processes that do not belong to the measurement for more than a quarter of
-one processor's time. Disturbed rounds are counted and left out.
+one processor's time. Disturbed rounds are counted and left out. The kernel counts in ticks, so that a few
+of them may be missing or too many in any difference: what these could explain is no disturbance.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 DISTURBED_SHARE = 0.25  # of one processor
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_BLUR_S = 2 / _TICKS_PER_S  # of a difference of sums of ticks
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Watch:
             return 0.0
         foreign = (now.busy_s - before.busy_s) - (now.own_s - before.own_s)
         stolen = now.stolen_s - before.stolen_s
-        return max(0.0, foreign) / seconds + max(0.0, stolen) / seconds
+        return max(0.0, foreign + max(0.0, stolen) - _BLUR_S) / seconds
 
     def _read(self) -> Usage:
         # user nice system idle iowait irq softirq steal guest guest_nice

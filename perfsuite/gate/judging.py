@@ -32,7 +32,7 @@ class Settings:
 
     path: Path
     update: bool = False
-    processes: int = 4
+    processes: int = 8
     looks: int = deciding.MAX_LOOKS
     time_limit_s: float = 120.0  # per subject, after which no further look begins
     seed: int = 0
@@ -87,6 +87,10 @@ class Outcome:
             "looks": self.looks,
             "disturbed_rounds": self.disturbed,
             "samples": [replicate.rounds for replicate in self.replicates],
+            "seconds": [
+                [round(seconds, 7) for seconds in replicate.seconds]
+                for replicate in self.replicates
+            ],
         }
 
 

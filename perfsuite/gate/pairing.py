@@ -1,8 +1,12 @@
-"""Pairs of a subject and its yardstick, measured back to back in one fresh process after another.
+"""Blocks of a subject and of its yardstick, measured in turn in one fresh process after another.
 
-The rules, fixed before any result is seen: the first round of each process is warm-up and discarded; in
-each pair the order is drawn; a round's value is the median of its pairs' log-ratios; rounds in which the
-machine was disturbed (see ``disturbance``) are counted and left out; nothing else is.
+The rules, fixed before any result is seen: a round is a block of each, in drawn order; what ran before a
+block has emptied the caches, so its first run is discarded; a round's value is the log-ratio of the blocks'
+medians; the first round of each process is warm-up and discarded; rounds in which the machine was disturbed
+(see ``disturbance``) are counted and left out; nothing else is.
+
+Blocks, because a run right after one of the other process is up to a quarter slower than one after its own
+kind: in pairs of single runs the drawn order itself was the largest noise.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from statistics import median
 from perfsuite.gate.disturbance import DISTURBED_SHARE, Watch
 from perfsuite.measuring import collector_paused
 
-PAIRS_PER_ROUND = 10
-ROUNDS = 8  # kept, per process
+RUNS = 5  # that count, per block
+ROUNDS = 12  # kept, per process
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,21 @@ class Contender:
     pids: tuple[int, ...] = ()
 
 
-_Pair = tuple[Timed, Timed]
-_Round = tuple[list[_Pair], bool]  # its pairs, and whether it was disturbed
+_Block = list[Timed]
 Open = Callable[[], AbstractContextManager[Contender]]
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One block of each."""
+
+    subject: _Block
+    yardstick: _Block
+    disturbed: bool
+
+    @property
+    def log_ratio(self) -> float:
+        return log(_median_s(self.subject) / _median_s(self.yardstick))
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class Replicate:
     latency_s: float  # the subject's median
     phases: dict[str, float]  # median seconds of each over the yardstick's median
     disturbed: int  # rounds left out
+    seconds: list[float] = field(default_factory=list)  # of the subject's runs in these rounds
 
 
 class Pairing:
@@ -62,17 +79,16 @@ class Pairing:
     def __init__(
         self, subject: Open, yardstick: Open, *, processes: int, rounds: int = ROUNDS, seed: int = 0
     ) -> None:
-        self.runs = processes * (1 + rounds) * PAIRS_PER_ROUND
-        self._per_process = (1 + rounds) * PAIRS_PER_ROUND
+        self.runs = processes * (1 + rounds) * RUNS
+        self._per_process = (1 + rounds) * RUNS
         self._open_subject, self._open_yardstick = subject, yardstick
         self._random = random.Random(seed)  # noqa: S311 - an order, not a secret
         self._collector = ExitStack()
         self._process = ExitStack()
         self._replicates: list[Replicate] = []
         self._rounds: list[_Round] = []
-        self._pairs: list[_Pair] = []
-        self._run: Timed | None = None
-        self._before: Timed | None = None
+        self._subject_block: _Block = []
+        self._yardstick_block: _Block = []
         self._number = 0
 
     def __enter__(self) -> Pairing:
@@ -84,30 +100,28 @@ class Pairing:
         self._collector.close()
 
     def prepare(self) -> None:
-        """Get ready for the next ``run``: a fresh process where it is due, or the yardstick's turn."""
+        """Get ready for the next ``run``: whatever is due before it, a fresh process or a yardstick's block."""
         self._complete()
         if self._number % self._per_process == 0:
             self._next_process()
-        self._before = None
-        if self._random.random() < 0.5:
-            self._before = self._yardstick.run()
+        if self._number % RUNS == 0:
+            if self._random.random() < 0.5:
+                self._yardstick_block = _block(self._yardstick)
+            self._subject.run()  # discarded
 
     def run(self) -> None:
         """Run the subject once."""
-        self._run = self._subject.run()
+        self._subject_block.append(self._subject.run())
+        self._number += 1
 
     def _complete(self) -> None:
-        """Finish the pair that the last ``run`` began."""
-        if self._run is None:
+        """Finish the round whose last subject's run is done."""
+        if len(self._subject_block) < RUNS:
             return
-        yardstick = self._before or self._yardstick.run()
-        self._pairs.append((self._run, yardstick))
-        self._run = None
-        self._number += 1
-        if self._number % PAIRS_PER_ROUND == 0:
-            foreign = self._watch.foreign_share()
-            self._rounds.append((self._pairs, foreign > DISTURBED_SHARE))
-            self._pairs = []
+        yardstick = self._yardstick_block or _block(self._yardstick)
+        disturbed = self._watch.foreign_share() > DISTURBED_SHARE
+        self._rounds.append(_Round(self._subject_block, yardstick, disturbed))
+        self._subject_block, self._yardstick_block = [], []
         if self._number % self._per_process == 0:
             self._replicates.append(_replicate(self._rounds[1:]))
 
@@ -118,7 +132,7 @@ class Pairing:
             self._subject = stack.enter_context(self._open_subject())
             self._process = stack.pop_all()
         self._watch = Watch((*self._subject.pids, *self._yardstick.pids))
-        self._pairs, self._rounds = [], []
+        self._rounds = []
 
     def finish(self) -> list[Replicate]:
         """Return one replicate per process."""
@@ -126,21 +140,30 @@ class Pairing:
         return self._replicates
 
 
+def _block(contender: Contender) -> _Block:
+    contender.run()  # discarded
+    return [contender.run() for _ in range(RUNS)]
+
+
+def _median_s(block: _Block) -> float:
+    return median(run.seconds for run in block)
+
+
 def _replicate(rounds: list[_Round]) -> Replicate:
-    quiet = [pairs for pairs, disturbed in rounds if not disturbed]
+    quiet = [one for one in rounds if not one.disturbed]
     # Figures for people are of all rounds where none was quiet; the verdict then has too few samples.
-    shown = [pair for pairs in (quiet or [pairs for pairs, _ in rounds]) for pair in pairs]
-    yardstick = median(other.seconds for _, other in shown)
+    shown = quiet or rounds
+    subject = [run for one in shown for run in one.subject]
+    yardstick = median(run.seconds for one in shown for run in one.yardstick)
     return Replicate(
-        rounds=[
-            median(log(run.seconds / other.seconds) for run, other in pairs) for pairs in quiet
-        ],
-        latency_s=median(run.seconds for run, _ in shown),
+        rounds=[one.log_ratio for one in quiet],
+        latency_s=_median_s(subject),
         phases={
-            phase: median(run.phases[phase] for run, _ in shown) / yardstick
-            for phase in shown[0][0].phases
+            phase: median(run.phases[phase] for run in subject) / yardstick
+            for phase in subject[0].phases
         },
         disturbed=len(rounds) - len(quiet),
+        seconds=[run.seconds for one in quiet for run in one.subject],
     )
 
 

@@ -76,20 +76,30 @@ class AmxKernels(LayerKernels):
         )
         return Activation(rows, made)
 
-    def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    def rotated(
+        self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
         batch, tokens, all_heads, size = x.shape
         self._library.rotate(
             _pointer(x), _is_bf16(x), batch * tokens, tokens, all_heads * size, heads, size // 2,
             _pointer(cos), _pointer(sin),
         )  # fmt: skip
+        return x[:, :, :heads].transpose(1, 2)
 
     def linear(
-        self, x: Activation, linear: Linear, out: torch.Tensor, residual: torch.Tensor | None = None
-    ) -> None:
+        self,
+        x: Activation,
+        linear: Linear,
+        out: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if out is None:
+            out = self._scratch.empty("product", (x.rows, linear.columns), self.dtype)
         self._library.linear(
             *_halves(x.parts), x.rows, x.parts[0].shape[1], *_halves(linear.parts), linear.columns,
             _pointer(linear.bias), _pointer(residual), _pointer(out), _is_bf16(out),
         )  # fmt: skip
+        return out
 
     def _empty(self, rows: int, inner: int) -> tuple[torch.Tensor, ...]:
         shape = (_padded(rows), _padded(inner))

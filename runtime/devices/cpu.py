@@ -18,6 +18,9 @@ from runtime.devices.weights import layer_norms, linear_groups, stacked_linear
 from runtime.rope import RotaryEmbedding
 from runtime.stages import Granularity
 
+_BLOCK_ROWS = 1024  # of a product whose inputs and result stay in the last-level cache
+_WORTH_SPLITTING = 1 << 22  # multiplications; below, waking the threads costs more than they save
+
 
 class CpuDevice(Device):
     """Computes on the host; the shared memory is its own memory."""
@@ -72,7 +75,16 @@ class CpuDevice(Device):
     def matmul(
         self, a: torch.Tensor, b: torch.Tensor, transpose_b: bool, out: torch.Tensor
     ) -> None:
-        torch.bmm(a, b.transpose(1, 2) if transpose_b else b, out=out)
+        right = b.transpose(1, 2) if transpose_b else b
+        if a[0].numel() * right.shape[-1] < _WORTH_SPLITTING:
+            torch.bmm(a, right, out=out)
+            return
+        # All threads at one block of rows: bmm deals out whole matrices, and few may leave threads idle.
+        for left, matrix, product in zip(a, right, out, strict=True):
+            for rows, place in zip(
+                left.split(_BLOCK_ROWS), product.split(_BLOCK_ROWS), strict=True
+            ):
+                torch.mm(rows, matrix, out=place)
 
     def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
         torch.mm(x, self._head.t(), out=out)
@@ -91,10 +103,7 @@ class CpuDevice(Device):
         kernels.linear(kernels.activation(attended), linears["o"], after, residual=before)
 
         normed = kernels.normed(after, mlp_norm, config.rms_norm_eps)
-        gate_up = self._scratch.empty(
-            "gate_up", (rows, 2 * config.intermediate_size), kernels.dtype
-        )
-        kernels.linear(normed, linears["gate_up"], gate_up)
+        gate_up = kernels.linear(normed, linears["gate_up"])
         kernels.linear(kernels.gated(gate_up), linears["down"], after, residual=after)
         if after is not out:
             out.copy_(after)
@@ -118,19 +127,14 @@ class CpuDevice(Device):
         config = self._config
         heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
         all_heads = heads + 2 * kv_heads
-        projected = self._scratch.empty(
-            "qkv", (batch * tokens, all_heads * size), self._kernels.dtype
-        )
-        self._kernels.linear(normed, linear, projected)
-        by_token = projected.view(batch, tokens, all_heads, size)
+        by_token = self._kernels.linear(normed, linear).view(batch, tokens, all_heads, size)
         cos, sin = self._rope.tables(tokens)
         # Queries and keys turn by the same angles: one call for both.
-        self._kernels.rotate(by_token, heads + kv_heads, cos, sin)
-        by_head = by_token.transpose(1, 2)
+        rotated = self._kernels.rotated(by_token, heads + kv_heads, cos, sin)
         attended = functional.scaled_dot_product_attention(
-            by_head[:, :heads],
-            by_head[:, heads : heads + kv_heads],
-            by_head[:, heads + kv_heads :],
+            rotated[:, :heads],
+            rotated[:, heads:],
+            by_token[:, :, heads + kv_heads :].transpose(1, 2),
             is_causal=True,
             enable_gqa=kv_heads != heads,
         )
@@ -147,10 +151,18 @@ def choose_kernels(dtype: torch.dtype, scratch: Scratch) -> LayerKernels:
     if library is not None:
         return AmxKernels(dtype, scratch, library)
     computed = dtype if has_bfloat16_products() else torch.float32
-    return OneDnnKernels(computed, scratch) if has_onednn() else TorchKernels(computed, scratch)
+    # In 256-bit registers oneDNN is no faster than torch's own product, which writes where it is told to:
+    # a result of oneDNN lies in memory of its own, new to the process each time.
+    if has_onednn() and _has("avx512_f"):
+        return OneDnnKernels(computed, scratch)
+    return TorchKernels(computed, scratch)
 
 
 def has_bfloat16_products() -> bool:
     """Whether the processor has instructions that multiply bfloat16 (x86-64: AVX-512 or AMX; Arm: BF16)."""
+    return _has("avx512_bf16", "amx_bf16", "bf16")
+
+
+def _has(*instructions: str) -> bool:
     known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(known.get(name, False) for name in instructions)

@@ -56,19 +56,27 @@ class LayerKernels(ABC):
         """Prepare silu(gate) x up of ``x`` (rows, gate features then up features)."""
 
     @abstractmethod
-    def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        """Apply RoPE in place to the first heads of ``x`` (batch, tokens, all heads, head size).
+    def rotated(
+        self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the first heads of ``x`` (batch, tokens, all heads, head size) with RoPE applied.
 
-        ``cos`` and ``sin`` are (tokens, half of head size), float32.
+        The result is (batch, heads, tokens, head size) and may lie where those heads lay; the other heads
+        stay as they are. ``cos`` and ``sin`` are (tokens, half of head size), float32.
         """
 
     @abstractmethod
     def linear(
-        self, x: Activation, linear: Linear, out: torch.Tensor, residual: torch.Tensor | None = None
-    ) -> None:
-        """Write x weight^T + bias into ``out`` (rows, out features), plus ``residual`` where given.
+        self,
+        x: Activation,
+        linear: Linear,
+        out: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return x weight^T + bias (rows, out features), plus ``residual`` where given.
 
-        ``residual`` has the element type of ``out``, and may be ``out`` itself.
+        It is written into ``out``; without that, it is of the kernels' own type and valid until the next
+        product without ``out``. ``residual`` has the element type of the result, and may be ``out`` itself.
         """
 
 
@@ -97,23 +105,35 @@ class TorchKernels(LayerKernels):
             nonlinear.silu_mul(gate, up, self._scratch.empty("gated", gate.shape, x.dtype))
         )
 
-    def rotate(self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        turning = x[:, :, :heads].transpose(1, 2)
+    def rotated(
+        self, x: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
         batch, tokens, _, size = x.shape
-        turned = self._scratch.empty("turned", (batch, heads, tokens, size), x.dtype)
-        turning.copy_(nonlinear.apply_rope(turning, cos.to(x.dtype), sin.to(x.dtype), turned))
+        # Head after head: torch's attention reads its queries and keys fastest so.
+        out = self._scratch.empty("rotated", (batch, heads, tokens, size), x.dtype)
+        turning = x[:, :, :heads].transpose(1, 2)
+        return nonlinear.apply_rope(turning, cos.to(x.dtype), sin.to(x.dtype), out)
 
     def linear(
-        self, x: Activation, linear: Linear, out: torch.Tensor, residual: torch.Tensor | None = None
-    ) -> None:
+        self,
+        x: Activation,
+        linear: Linear,
+        out: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         (rows,), (weight,) = x.parts, linear.parts
         product = out
-        if residual is not None or out.dtype != rows.dtype:
-            product = self._scratch.empty("product", out.shape, rows.dtype)
+        if product is None or product.dtype != rows.dtype or residual is not None:
+            product = self._scratch.empty("product", (x.rows, linear.columns), rows.dtype)
         torch.mm(rows, weight.t(), out=product)
         if linear.bias is not None:
             product.add_(linear.bias)
+        return self._placed(product, out, residual)
+
+    def _placed(
+        self, product: torch.Tensor, out: torch.Tensor | None, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Bring a product to where it belongs."""
         if residual is not None:
-            torch.add(residual, product, out=out)
-        elif product is not out:
-            out.copy_(product)
+            return torch.add(residual, product, out=out)
+        return product if out is None or product is out else out.copy_(product)

@@ -25,14 +25,15 @@ class OneDnnKernels(TorchKernels):
         return Linear(weight.shape[0], (packed,), bias)
 
     def linear(
-        self, x: Activation, linear: Linear, out: torch.Tensor, residual: torch.Tensor | None = None
-    ) -> None:
+        self,
+        x: Activation,
+        linear: Linear,
+        out: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         (rows,), (weight,) = x.parts, linear.parts
         product = torch.ops.mkldnn._linear_pointwise(rows, weight, linear.bias, "none", [], "")
-        if residual is None:
-            out.copy_(product)
-        else:
-            torch.add(residual, product, out=out)
+        return self._placed(product, out, residual)
 
 
 def has_onednn() -> bool:

@@ -115,6 +115,15 @@ def _too_large(size: int, available: int) -> str:
     )
 
 
+class _Lease(weakref.ref[memoryview]):
+    """Notices that nobody looks into a slot any more."""
+
+    __slots__ = ("offset", "pointer", "size")
+    offset: int
+    size: int
+    pointer: int
+
+
 class Slots:
     """Owns an arena's space: first fit, and a slot is free again when no tensor looks into it any more.
 
@@ -127,9 +136,9 @@ class Slots:
         self._free: list[tuple[int, int]] = [
             (0, arena.size)
         ]  # (offset, size), by offset, never adjacent
-        self._offsets: dict[int, int] = {}  # data pointer -> offset, of slots in use
-        # Finalizers run wherever the last reference happens to go: they only leave a note here.
-        self._returned: deque[tuple[int, int, int]] = deque()
+        self._leases: dict[int, _Lease] = {}  # by data pointer, of slots in use
+        # Called wherever the last reference happens to go: it only leaves a note here.
+        self._returned: deque[_Lease] = deque()
 
     def allocate(self, spec: TensorSpec) -> torch.Tensor:
         """Return uninitialized memory.
@@ -152,13 +161,14 @@ class Slots:
         view = self.arena.view(offset, spec.nbytes)
         tensor = torch.frombuffer(view, dtype=spec.dtype).view(spec.shape)
         pointer = tensor.data_ptr()
-        self._offsets[pointer] = offset
-        weakref.finalize(view, self._returned.append, (offset, size, pointer)).atexit = False
+        lease = self._leases[pointer] = _Lease(view, self._returned.append)
+        lease.offset, lease.size, lease.pointer = offset, size, pointer
         return tensor
 
     def offset_of(self, tensor: torch.Tensor) -> int | None:
         """Return where ``tensor``'s slot begins, None if it does not begin one."""
-        return self._offsets.get(tensor.data_ptr())
+        lease = self._leases.get(tensor.data_ptr())
+        return None if lease is None else lease.offset
 
     @property
     def free_bytes(self) -> int:
@@ -168,8 +178,9 @@ class Slots:
 
     def _collect(self) -> None:
         while self._returned:
-            offset, size, pointer = self._returned.popleft()
-            del self._offsets[pointer]
+            lease = self._returned.popleft()
+            offset, size = lease.offset, lease.size
+            del self._leases[lease.pointer]
             insort(self._free, (offset, size))
             index = self._free.index((offset, size))
             if index + 1 < len(self._free) and offset + size == self._free[index + 1][0]:

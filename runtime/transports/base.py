@@ -9,6 +9,9 @@ import torch
 
 from runtime.tensors import Payload, TensorSpec
 
+LISTEN_S = 0.5
+"""Longest wait of a server at a time: a signal that comes just before a wait in C is heard only after it."""
+
 
 class PeerGone(Exception):
     """The other end closed its side of the road, or its process ended."""
@@ -88,7 +91,7 @@ class ClientChannel(Channel):
 
 
 class ServerChannel(Channel):
-    """The worker's end."""
+    """The worker's end. ``receive`` waits no longer than ``LISTEN_S``."""
 
     @abstractmethod
     def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:

@@ -11,7 +11,8 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,20 +20,31 @@ import torch
 from runtime.errors import ArenaError, EndpointError, InputError, ProtocolError
 from runtime.tensors import Payload, TensorSpec
 from runtime.transports.arena import Arena, Slots, aligned
-from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, ServerChannel
+from runtime.transports.base import (
+    LISTEN_S,
+    ClientChannel,
+    PeerGone,
+    ReceiveTimeout,
+    ServerChannel,
+)
 
 MAX_MESSAGE_BYTES = 64 * 1024
 
 _RECEIVE_FLAGS = socket.MSG_CMSG_CLOEXEC
+_ENDED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _DESCRIPTOR_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
 _SOON_S = 200e-6
 _POLL_S = 100e-6
 
 Ancillary = list[tuple[int, int, bytes]]
 Received = tuple[bytes, Ancillary, int, Any]
+_Look = Callable[[str, TensorSpec, int], torch.Tensor]
 
 _ARENA = b"arena"  # the one message that is not msgpack: a descriptor travels with it
 _ARENA_MAPPED = b"mapped"
+_MAX_REASON = 300
+
+_REMEMBERED_PLACES = 1024
 
 
 class _SeqpacketChannel:
@@ -44,7 +56,7 @@ class _SeqpacketChannel:
         self._last_wait_s = 0.0
         self._timeout_ms: float | None = None
         self._poller = select.poll()
-        self._poller.register(connection, select.POLLIN)
+        self._poller.register(connection, select.POLLIN | select.POLLRDHUP)
 
     def send(self, message: bytes | memoryview) -> None:
         try:
@@ -70,7 +82,10 @@ class _SeqpacketChannel:
             for descriptor in _descriptors(ancillary):
                 os.close(descriptor)
         if not message:
-            raise PeerGone
+            # The end of the conversation looks like a message of no bytes.
+            if any(events & _ENDED for _, events in self._poller.poll(0)):
+                raise PeerGone
+            raise ProtocolError("message", "is empty")
         if flags & socket.MSG_TRUNC:
             raise ProtocolError("message", f"is longer than {MAX_MESSAGE_BYTES} bytes")
         return message, ancillary
@@ -136,8 +151,11 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
             raise PeerGone from error
         finally:
             os.close(descriptor)
-        if self.receive() != _ARENA_MAPPED:
-            raise ArenaError(f"arena: the worker could not map {payload_bytes:,} bytes")
+        answer = self.receive()
+        if answer != _ARENA_MAPPED:
+            raise ArenaError(
+                f"arena: the worker did not map {payload_bytes:,} bytes: {answer[:_MAX_REASON]!r}"
+            )
         self._slots = Slots(arena)
 
     def empty(self, spec: TensorSpec) -> torch.Tensor:
@@ -176,7 +194,8 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
-        self._arena: Arena | None = None
+        self._timeout_ms = LISTEN_S * 1000
+        self._look: _Look = _look_nowhere
 
     def receive(self) -> bytes:
         while True:
@@ -186,15 +205,17 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
             self._map_arena(_descriptors(ancillary))
 
     def _map_arena(self, descriptors: Sequence[int]) -> None:
-        self._arena = None
-        answer = b"refused"
+        self._look = _look_nowhere
         try:
-            self._arena = Arena.attach(descriptors[0])
+            arena = Arena.attach(descriptors[0])
             if self.on_new_memory is not None:
-                self.on_new_memory(self._arena.as_bytes())
+                self.on_new_memory(arena.as_bytes())
+            # A forward pass looks where the one before it looked.
+            self._look = lru_cache(maxsize=_REMEMBERED_PLACES)(arena.tensor)
             answer = _ARENA_MAPPED
-        except (ProtocolError, ArenaError, IndexError):
-            pass  # the client is told, and every request is refused until it brings a better one
+        except (ProtocolError, ArenaError, IndexError) as error:
+            # Every request is refused until the client brings a better one.
+            answer = f"refused: {error}".encode()[:_MAX_REASON]
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -204,15 +225,12 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
         raise ProtocolError("outputs", "the request names no place for this result")
 
     def pack(self, tensor: torch.Tensor) -> int:
-        """Return 0: the client knows where its result is, for it chose the place."""
-        return 0
+        raise ProtocolError("outputs", "results lie in the places that the request names")
 
     def unpack(self, field: str, spec: TensorSpec, payload: Payload) -> torch.Tensor:
         if not isinstance(payload, int):
             raise ProtocolError(field, "must be an offset: this transport carries no bytes")
-        if self._arena is None:
-            raise ProtocolError("arena", "none was mapped before this request")
-        return self._arena.tensor(field, spec, payload)
+        return self._look(field, spec, payload)
 
     def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:
         if index >= len(places):
@@ -221,7 +239,11 @@ class SharedMemoryServer(_SeqpacketChannel, ServerChannel):
 
     def close(self) -> None:
         self._socket.close()
-        self._arena = None
+        self._look = _look_nowhere
+
+
+def _look_nowhere(field: str, spec: TensorSpec, offset: int) -> torch.Tensor:
+    raise ProtocolError("arena", "none was mapped before this request")
 
 
 def _descriptors(ancillary: Ancillary) -> Sequence[int]:

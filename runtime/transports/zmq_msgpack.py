@@ -12,7 +12,13 @@ import zmq
 
 from runtime.errors import EndpointError, InputError, ProtocolError
 from runtime.tensors import Payload, TensorSpec
-from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout, ServerChannel
+from runtime.transports.base import (
+    LISTEN_S,
+    ClientChannel,
+    PeerGone,
+    ReceiveTimeout,
+    ServerChannel,
+)
 
 # msgpack's bin 32 holds at most this much; with it, a message is never larger than the second figure.
 _MAX_TENSOR_BYTES = 2**32 - 1
@@ -114,6 +120,7 @@ class ZmqServer(_ZmqChannel, ServerChannel):
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(zmq.REP)
+        self._timeout_ms = int(LISTEN_S * 1000)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:

@@ -382,7 +382,9 @@ class FakeWorker(ABC):
         specs = output_specs(self.checkpoint.config, self.stage.torch_dtype, call, inputs)
         return {
             "sequence": request["sequence"],
-            "outputs": [
+            "outputs": []
+            if request["outputs"]
+            else [
                 {
                     "dtype": DTYPE_NAMES[spec.dtype],
                     "shape": spec.shape,

@@ -170,6 +170,15 @@ def test_linear_writes_nothing_beyond_its_result(tested: Kernels) -> None:
     assert bool((room[63:] == 7).all())
 
 
+def test_linear_makes_its_own_place_where_none_is_given(tested: Kernels) -> None:
+    kernels = tested.make()
+    x, weight = tested.normal(33, 40, seed=0), tested.normal(50, 40, seed=1)
+    bias = tested.normal(50, seed=2)
+    made = kernels.linear(kernels.activation(x), kernels.pack(weight, bias))
+    assert made.dtype == kernels.dtype
+    assert_product(made, x, weight, bias, error=tested.error)
+
+
 def test_layers_may_share_an_activation(tested: Kernels) -> None:
     kernels = tested.make()
     x = tested.normal(64, 48, seed=0)
@@ -288,7 +297,7 @@ def test_gated_of_extreme_gates(tested: Kernels) -> None:
     seed=seeds,
 )
 @RANDOM
-def test_rotate_turns_the_first_heads_in_place(
+def test_rotated_turns_the_first_heads(
     tested: Kernels, batch: int, tokens: int, heads: int, others: int, half: int, seed: int
 ) -> None:
     kernels = tested.make()
@@ -299,11 +308,11 @@ def test_rotate_turns_the_first_heads_in_place(
     c, s = cos[:, None].double(), sin[:, None].double()
     exact = torch.cat((left * c - right * s, right * c + left * s), dim=-1)
     untouched = x[:, :, heads:].clone()
-    kernels.rotate(x, heads, cos, sin)
+    rotated = kernels.rotated(x, heads, cos, sin).transpose(1, 2)
     assert torch.equal(x[:, :, heads:], untouched)
     # Rounded are the tables, each product, and the sum.
     allowed = 3 * tested.error * float(exact.abs().max())
-    assert float((x[:, :, :heads].double() - exact).abs().max()) <= allowed
+    assert float((rotated.double() - exact).abs().max()) <= allowed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -411,6 +420,18 @@ def test_matmul_multiplies_each_pair(
     given_b = b.transpose(1, 2).contiguous() if transpose_b else b
     out = run(by_operation, checkpoint, Call("matmul", 0, transpose_b=transpose_b), a, given_b)
     for index in range(4):
+        assert_product(out[index], a[index], b[index].t(), error=FLOAT32_PRODUCT)
+
+
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_a_large_matmul_is_the_same_product(
+    by_operation: Device, checkpoint: Checkpoint, transpose_b: bool
+) -> None:
+    a, b = normal(2, 1100, 64, seed=0), normal(2, 64, 70, seed=1)
+    given_b = b.transpose(1, 2).contiguous() if transpose_b else b
+    out = torch.full((2, 1100, 70), torch.nan)
+    by_operation.matmul(a, given_b, transpose_b, out)
+    for index in range(2):
         assert_product(out[index], a[index], b[index].t(), error=FLOAT32_PRODUCT)
 
 

@@ -17,6 +17,9 @@ from runtime.checkpoints import Checkpoint
 from runtime.checkpoints.random_weights import write_random_checkpoint
 from runtime.endpoints import connect, listen, parse_endpoint
 from runtime.errors import EndpointError, HandshakeError, InputError, WorkerDied, WorkerTimeout
+from runtime.transports.base import ReceiveTimeout
+from runtime.transports.shared_memory import SharedMemoryServer
+from runtime.transports.zmq_msgpack import ZmqServer
 from runtime.worker import main
 from tests.runtime.peers import (
     MODEL,
@@ -425,6 +428,18 @@ def test_a_worker_that_was_ended_leaves_its_address_to_the_next(
             assert "Traceback" not in worker.process.communicate(timeout=PATIENCE_S)[1]
     if how != signal.SIGKILL and scheme != "tcp":
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_never_waits_for_long_without_a_look_at_signals(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    servers = [ZmqServer(f"ipc://{tmp_path}/idle"), SharedMemoryServer(theirs)]
+    started = time.monotonic()
+    for server in servers:
+        with pytest.raises(ReceiveTimeout):
+            server.receive()
+        server.close()
+    ours.close()
+    assert time.monotonic() - started < len(servers) * AT_ONCE_S
 
 
 def test_a_worker_killed_under_a_remote_client_is_noticed_at_once() -> None:

@@ -119,7 +119,9 @@ RIGHT = {
 
 @st.composite
 def nonsense(draw: st.DrawFn, shared: bool) -> Nonsense:
-    kinds = [bad_field, missing_field, bad_output, bad_count, bad_message, bad_refusal, bad_time]
+    kinds = [bad_field, missing_field, bad_count, bad_message, bad_refusal, bad_time]
+    if not shared:  # else the request names the places, and the reply no outputs
+        kinds.append(bad_output)
     return draw(draw(st.sampled_from(kinds))(shared))
 
 
@@ -189,14 +191,12 @@ def bad_output(draw: st.DrawFn, shared: bool) -> Nonsense:
 
         return Nonsense(f"output of dtype {what}", changing(retype))
     if part == "payload":
-        wrong = sorted(set(VALUES) - ({"a number", "bytes"} if shared else {"bytes"}))
-        what = draw(st.sampled_from((*wrong, *(() if shared else ("short", "overlong", "empty")))))
+        wrong = sorted(set(VALUES) - {"bytes"})
+        what = draw(st.sampled_from((*wrong, "short", "overlong", "empty")))
 
         def repay(output: Fields) -> Fields:
             right = output["payload"]
-            other = (
-                {"short": right[:-1], "overlong": right + b"\0", "empty": b""} if not shared else {}
-            )
+            other = {"short": right[:-1], "overlong": right + b"\0", "empty": b""}
             return {**output, "payload": other.get(what, VALUES.get(what))}
 
         return Nonsense(f"output with payload {what}", changing(repay))
@@ -222,10 +222,10 @@ def bad_output(draw: st.DrawFn, shared: bool) -> Nonsense:
 
 @st.composite
 def bad_count(draw: st.DrawFn, shared: bool) -> Nonsense:
-    kind = draw(st.sampled_from(("none", "one more", "nine", "thousands")))
+    kind = draw(st.sampled_from(("one more", "nine", "thousands") + (() if shared else ("none",))))
 
     def spoil(reply: Fields) -> Fields:
-        first = reply["outputs"][0]
+        first = next(iter(reply["outputs"]), {"dtype": "float32", "shape": [1], "payload": 0})
         more = {"none": [], "one more": [*reply["outputs"], first]}
         small = {**first, "payload": 0}
         return {**reply, "outputs": more.get(kind, [small] * (9 if kind == "nine" else 1000))}
@@ -497,13 +497,34 @@ def test_whatever_is_said_to_a_new_arena_but_that_it_is_mapped_is_an_error(
         llama.close()
 
 
-def test_a_refused_arena_is_an_arena_error(checkpoint: Checkpoint) -> None:
+def test_after_a_failure_no_further_arena_is_offered(checkpoint: Checkpoint) -> None:
     fake = FakeSeqpacketWorker(checkpoint, "fused")
-    fake.on_arena = lambda: b"refused"
+    offered: list[None] = []
+
+    def nonsense() -> bytes:
+        offered.append(None)
+        return bytes(MESSAGE_BYTES + 1)
+
+    fake.on_arena = nonsense
     llama = fake.open()
     try:
-        with pytest.raises(ArenaError, match=r"\d bytes"):
+        with pytest.raises(ProtocolError):
             llama.forward(PROMPT)
+        with pytest.raises(WorkerError, match="earlier call failed"):
+            llama.forward(PROMPT)
+    finally:
+        llama.close()
+    assert len(offered) == 1
+
+
+def test_a_refused_arena_is_an_arena_error(checkpoint: Checkpoint) -> None:
+    fake = FakeSeqpacketWorker(checkpoint, "fused")
+    fake.on_arena = lambda: b"refused: \x1b[2J" + b"x" * 10_000
+    llama = fake.open()
+    try:
+        with pytest.raises(ArenaError, match=r"\d bytes: b'refused: \\x1b\[2Jxxx") as caught:
+            llama.forward(PROMPT)
+        assert len(str(caught.value)) < 500
     finally:
         llama.close()
 

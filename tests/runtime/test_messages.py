@@ -303,7 +303,7 @@ def test_an_overlong_configuration_makes_no_overlong_error(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"protocol": PROTOCOL_VERSION + 1}, "protocol: .* version 2"),
+        ({"protocol": PROTOCOL_VERSION + 1}, f"protocol: .* version {PROTOCOL_VERSION + 1}"),
         ({"config": {"vocab_size": 8}}, r"config\.vocab_size: .*8.*9"),
         ({"config": {}}, r"config\.vocab_size"),
         ({"config": {"vocab_size": 9, "extra": 1}}, r"config\.extra"),

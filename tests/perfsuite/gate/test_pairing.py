@@ -8,9 +8,10 @@ from math import log
 
 import pytest
 
-from perfsuite.gate.contenders import Yardsticks, callable_contender
+from perfsuite.errors import MeasurementError
+from perfsuite.gate.contenders import Fleet, callable_contender
 from perfsuite.gate.disturbance import Watch
-from perfsuite.gate.pairing import PAIRS_PER_ROUND, ROUNDS, Contender, Open, Pairing, Timed, measure
+from perfsuite.gate.pairing import ROUNDS, RUNS, Contender, Open, Pairing, Timed, measure
 
 
 class Fake:
@@ -39,12 +40,12 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Watch, "foreign_share", lambda self: 0.0)
 
 
-def test_each_replicate_is_a_fresh_process_and_pairs_are_complete() -> None:
+def test_each_replicate_is_a_fresh_process_and_rounds_are_complete() -> None:
     subject, yardstick = Fake(2.0, 4.0), Fake(1.0)
     replicates = measure(subject.open, yardstick.open, processes=2, seed=1)
     assert subject.opened == yardstick.opened == 2
     assert subject.open_now == yardstick.open_now == 0
-    assert subject.runs == yardstick.runs == 2 * (1 + ROUNDS) * PAIRS_PER_ROUND
+    assert subject.runs == yardstick.runs == 2 * (1 + ROUNDS) * (1 + RUNS)
     assert [replicate.rounds for replicate in replicates] == [
         pytest.approx([log(2)] * ROUNDS),
         pytest.approx([log(4)] * ROUNDS),
@@ -57,9 +58,9 @@ def test_disturbed_rounds_are_counted_and_left_out(monkeypatch: pytest.MonkeyPat
     shares = count()
     monkeypatch.setattr(Watch, "foreign_share", lambda self: next(shares) % 3)
     (replicate,) = measure(Fake(2.0).open, Fake(1.0).open, processes=1, seed=1)
-    # Of the rounds 1 to 8, those numbered 0 modulo 3 were quiet: 3 and 6.
-    assert len(replicate.rounds) == 2
-    assert replicate.disturbed == ROUNDS - 2
+    quiet = ROUNDS // 3  # those numbered 0 modulo 3, but for round 0, which is warm-up
+    assert len(replicate.rounds) == quiet
+    assert replicate.disturbed == ROUNDS - quiet
 
 
 def test_everything_is_closed_when_a_run_fails() -> None:
@@ -70,7 +71,7 @@ def test_everything_is_closed_when_a_run_fails() -> None:
     assert (subject.open_now, yardstick.open_now) == (0, 0)
 
 
-def test_the_order_within_pairs_varies() -> None:
+def test_blocks_are_whole_and_their_order_varies() -> None:
     order: list[str] = []
 
     def noted(name: str) -> Open:
@@ -85,27 +86,55 @@ def test_the_order_within_pairs_varies() -> None:
         return opened
 
     measure(noted("subject"), noted("yardstick"), processes=1, seed=3)
-    pairs = list(zip(order[::2], order[1::2], strict=True))
-    assert {frozenset(pair) for pair in pairs} == {frozenset(("subject", "yardstick"))}
-    assert len(set(pairs)) == 2
+    size = 1 + RUNS
+    blocks = [order[start : start + size] for start in range(0, len(order), size)]
+    assert all(len(set(block)) == 1 for block in blocks)
+    rounds = [(one[0], other[0]) for one, other in zip(blocks[::2], blocks[1::2], strict=True)]
+    assert set(rounds) == {("subject", "yardstick"), ("yardstick", "subject")}
 
 
-def test_subjects_share_yardsticks_until_one_has_met_them_all() -> None:
-    started: list[Fake] = []
+def test_the_first_run_of_a_block_and_the_first_round_do_not_count() -> None:
+    runs = count()
 
-    def start(dtype: str) -> Open:
-        started.append(Fake(1.0))
-        return started[-1].open
+    @contextmanager
+    def slow_at_first() -> Iterator[Contender]:
+        def run() -> Timed:
+            number = next(runs)
+            return Timed(100.0 if number <= RUNS or number % (1 + RUNS) == 0 else 2.0)
 
-    with Yardsticks(2, start) as yardsticks:
+        yield Contender(run)
+
+    (replicate,) = measure(slow_at_first, Fake(1.0).open, processes=1, seed=1)
+    assert replicate.rounds == pytest.approx([log(2)] * ROUNDS)
+
+
+def test_subjects_share_a_fleet_until_one_has_met_all_of_it() -> None:
+    yardstick = Fake(1.0)
+    with Fleet(yardstick.open, 2, passes=2) as fleet:
         for _ in range(2):  # two subjects, a look each
-            measure(Fake(1.0).open, yardsticks.opener("float32"), processes=2, seed=1)
-        assert len(started) == 2
-        second = yardsticks.opener("float32")
-        measure(Fake(1.0).open, second, processes=4, seed=1)
-        assert len(started) == 4
-        assert sum(fake.open_now for fake in started) == 2
-    assert sum(fake.open_now for fake in started) == 0
+            measure(Fake(1.0).open, fleet.opener(), processes=4, seed=1)
+        assert yardstick.opened == 2
+        measure(Fake(1.0).open, fleet.opener(), processes=8, seed=1)
+        assert yardstick.opened == 4
+        assert yardstick.open_now == 2
+    assert yardstick.open_now == 0
+
+
+def test_a_fleet_of_which_one_cannot_start_is_ended() -> None:
+    working = Fake(1.0)
+    opened = count()
+
+    @contextmanager
+    def second_fails() -> Iterator[Contender]:
+        if next(opened) == 1:
+            raise MeasurementError("no")
+        with working.open() as contender:
+            yield contender
+
+    with Fleet(second_fails, 3) as fleet, pytest.raises(MeasurementError), fleet.opener()():
+        pass
+    assert working.opened == 2
+    assert working.open_now == 0
 
 
 def test_a_callable_is_slowed_by_its_factor() -> None:

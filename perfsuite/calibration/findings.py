@@ -1,0 +1,91 @@
+"""What a calibration found: counts of real runs, and rates of simulated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+from perfsuite.calibration.resampling import Rates, processes_of, simulate
+from perfsuite.calibration.suites import Kind, Run
+from perfsuite.statistics import CONFIDENCE, Estimate
+
+
+@dataclass(frozen=True)
+class Count:
+    """So many of so many."""
+
+    hits: int
+    of: int
+
+    @property
+    def rate(self) -> Estimate:
+        """The share with its exact interval (Clopper and Pearson, 1934)."""
+        interval = stats.binomtest(self.hits, self.of).proportion_ci(CONFIDENCE)
+        return Estimate(self.hits / self.of, float(interval.low), float(interval.high))
+
+    def __str__(self) -> str:
+        if not self.of:
+            return "-"
+        rate = self.rate
+        return f"{self.hits} of {self.of} [{rate.low:.0%}, {rate.high:.0%}]"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that is written down."""
+
+    stages: Sequence[str]
+    false_alarms: Count  # runs of the whole suite
+    detected: Mapping[Kind, Mapping[str, Count]]  # by stage, real runs
+    named: Mapping[Kind, Count]  # of the red stages, those whose phase was the slowed one
+    simulated: Mapping[str, Mapping[str, Rates]]  # by stage, then by kind's name
+    disturbed: Count  # stages of unchanged runs in which rounds were left out
+
+
+def find(
+    unchanged: Sequence[Run],
+    slowed: Mapping[Kind, Sequence[Run]],
+    *,
+    processes: int,
+    simulations: int,
+) -> Findings:
+    """Count and simulate. ``processes`` are those of one look."""
+    stages = list(unchanged[0].subjects)
+    simulated = {}
+    if len(unchanged) > 1 and simulations:
+        for stage in stages:
+            simulated[stage] = simulate(
+                [processes_of(run, stage) for run in unchanged],
+                {
+                    kind.name: [processes_of(run, stage) for run in runs]
+                    for kind, runs in slowed.items()
+                    if runs and kind.phase is None
+                },
+                processes=processes,
+                simulations=simulations,
+            )
+    return Findings(
+        stages=stages,
+        false_alarms=Count(sum(run.red for run in unchanged), len(unchanged)),
+        detected={
+            kind: {
+                stage: Count(sum(run.is_red(stage) for run in runs), len(runs)) for stage in stages
+            }
+            for kind, runs in slowed.items()
+            if runs
+        },
+        named={kind: _named(kind, runs) for kind, runs in slowed.items() if runs},
+        simulated=simulated,
+        disturbed=Count(
+            sum(run.disturbed(stage) for run in unchanged for stage in stages),
+            len(unchanged) * len(stages),
+        ),
+    )
+
+
+def _named(kind: Kind, runs: Sequence[Run]) -> Count:
+    phase = kind.phase or "device"  # the worker waits where its device's time is counted
+    red = [run.subjects[stage] for run in runs for stage in run.subjects if run.is_red(stage)]
+    return Count(sum(subject["grew_most"] == phase for subject in red), len(red))

@@ -1,0 +1,1 @@
+"""What was measured over months, and when it changed."""
