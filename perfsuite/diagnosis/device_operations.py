@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as functional
 
 from perfsuite.workload import Operation
-from runtime.devices.cpu import choose_kernels
+from runtime.devices.cpu import choose_kernels, multiply_matrices
 from runtime.devices.layer_kernels import LayerKernels
 from runtime.devices.scratch import Scratch
 
@@ -65,6 +65,8 @@ def _linear(device: DeviceOperations, operation: Operation) -> Run:
     rows, inner, columns = operation.shape
     packed = kernels.pack(_values(kernels.dtype, columns, inner), None)
     x = kernels.activation(_values(kernels.dtype, rows, inner))
+    if operation.call == "fused_layer":
+        return lambda: kernels.linear(x, packed)
     out = results(operation, rows, columns)
     return lambda: kernels.linear(x, packed, out())
 
@@ -103,14 +105,15 @@ def _rotate(device: DeviceOperations, operation: Operation) -> Run:
     heads, tokens, size = operation.shape
     x = _values(kernels.dtype, 1, tokens, heads, size)
     cos, sin = torch.ones(tokens, size // 2), torch.zeros(tokens, size // 2)
-    return lambda: kernels.rotate(x, heads, cos, sin)
+    return lambda: kernels.rotated(x, heads, cos, sin)
 
 
 def _attention(device: DeviceOperations, operation: Operation) -> Run:
     heads, kv_heads, tokens, size = operation.shape
-    x = _values(device.kernels(operation).dtype, 1, tokens, heads + 2 * kv_heads, size)
-    by_head = x.transpose(1, 2)
-    query, key, value = by_head.tensor_split((heads, heads + kv_heads), dim=1)
+    dtype = device.kernels(operation).dtype
+    # Queries and keys lie head after head once they are turned, values as they were projected.
+    query, key = _values(dtype, 1, heads + kv_heads, tokens, size).tensor_split((heads,), dim=1)
+    value = _values(dtype, 1, tokens, kv_heads, size).transpose(1, 2)
     return lambda: functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, enable_gqa=kv_heads != heads
     )
@@ -139,7 +142,7 @@ def _scores(device: DeviceOperations, operation: Operation) -> Run:
     matrices, rows, inner, columns = operation.shape
     a, b = (_values(_wire(operation), matrices, count, inner) for count in (rows, columns))
     out = results(operation, matrices, rows, columns)
-    return lambda: torch.bmm(a, b.transpose(1, 2), out=out())
+    return lambda: multiply_matrices(a, b.transpose(1, 2), out())
 
 
 def _weighted(device: DeviceOperations, operation: Operation) -> Run:
@@ -149,7 +152,7 @@ def _weighted(device: DeviceOperations, operation: Operation) -> Run:
     a = a.view(matrices, -1, inner, inner).tril().view(matrices, rows, inner)
     b = _values(_wire(operation), matrices, inner, columns)
     out = results(operation, matrices, rows, columns)
-    return lambda: torch.bmm(a, b, out=out())
+    return lambda: multiply_matrices(a, b, out())
 
 
 def _embedding(device: DeviceOperations, operation: Operation) -> Run:

@@ -1,93 +1,66 @@
 """The worker's operations timed in a process with a worker's environment, which never loads a model.
 
-``Probe`` starts ``python -m perfsuite.diagnosis.probe`` and talks JSON lines with it. The first line lists the
-bursts of operations; each further line asks for one of them by its number, and is answered with the seconds
-of its operations. An empty text asks for the seconds of a walk through memory instead.
+``Probe`` starts ``python -m perfsuite.diagnosis.probe`` and talks JSON lines with it: first the bursts of
+operations, then requests for one of them, or, without a number, for a walk through memory.
+
+    -> {"bursts": [[[side, call, kind, ...]]]}
+    -> {"burst": 0}
+    <- {"seconds": [0.01]}    or {"error": "..."}
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import gc
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from perfsuite.bursts import Burst
-from perfsuite.diagnosis.device_operations import DeviceOperations
+from perfsuite.conversation import Conversation, claim_stdout, send_line
+from perfsuite.diagnosis.device_operations import DeviceOperations, Run
 from perfsuite.diagnosis.null_worker import MOST_SWEPT, Sweep
 from perfsuite.errors import MeasurementError
 from perfsuite.workload import Operation
 from runtime.processes import worker_environment
+
+_TIMEOUT_S = 300.0
 
 
 class Probe:
     """Owns the process until it is closed. Raises MeasurementError when that dies or cannot compute."""
 
     def __init__(self, bursts: Sequence[Burst], threads: int) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
-        self._process = subprocess.Popen(
+        self._conversation = Conversation(
             [sys.executable, "-m", "perfsuite.diagnosis.probe", "--threads", str(threads)],
-            env=worker_environment(threads),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            process_group=0,  # Ctrl-C is the parent's to handle; it closes stdin then
+            "the probe of the worker's operations",
+            MeasurementError,
+            environment=worker_environment(threads),
         )
-        self._send([[dataclasses.astuple(row) for row in burst.operations] for burst in bursts])
+        rows = [[dataclasses.astuple(row) for row in burst.operations] for burst in bursts]
+        self._conversation.send({"bursts": rows})
 
     def run(self, number: int) -> list[float]:
         """Return the seconds of each operation of the burst ``number``."""
-        return self._ask(number)
+        return self._ask({"burst": number})
 
     def sweep(self) -> float:
         """Return the seconds that all threads need to walk through ``MOST_SWEPT`` bytes."""
-        return self._ask("")[0]
+        return self._ask({})[0]
 
-    def _ask(self, message: int | str) -> list[float]:
-        self._send(message)
-        if self._process.stdout is None or not (line := self._process.stdout.readline()):
-            raise self._death()
-        seconds: list[float] = json.loads(line)
+    def _ask(self, request: Mapping[str, int]) -> list[float]:
+        self._conversation.send(request)
+        seconds: list[float] = self._conversation.receive(_TIMEOUT_S)["seconds"]
         return seconds
-
-    def _send(self, message: Any) -> None:
-        try:
-            if self._process.stdin is None:
-                raise self._death()
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except OSError as error:
-            raise self._death() from error
-
-    def _death(self) -> MeasurementError:
-        self._process.kill()
-        self._process.wait()
-        self._stderr.seek(0)
-        words = self._stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-        return MeasurementError(
-            f"the probe of the worker's operations ended: {words or 'no message'}"
-        )
 
     def close(self) -> None:
         """End the process. Closing twice is allowed."""
-        self._process.kill()  # it holds nothing that needs a farewell
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # a request that was not taken any more
-                if pipe is not None:
-                    pipe.close()
-        self._stderr.close()
+        self._conversation.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,26 +69,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, required=True)
     torch.set_num_threads(parser.parse_args(argv).threads)
     torch.set_grad_enabled(False)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    answers = claim_stdout()
     device = DeviceOperations()
-    bursts = [
-        [device.build(_operation(fields)) for fields in burst]
-        for burst in json.loads(sys.stdin.readline())
-    ]
+    try:
+        bursts = [
+            [device.build(_operation(fields)) for fields in burst]
+            for burst in json.loads(sys.stdin.readline())["bursts"]
+        ]
+    except (KeyError, RuntimeError) as error:
+        send_line(answers, {"error": f"cannot be built: {error}"})
+        return 1
     sweep = Sweep(MOST_SWEPT)
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
-        number = json.loads(line)
-        runs: Sequence[Callable[[], object]] = [sweep] if number == "" else bursts[number]
-        seconds = []
-        for run in runs:
-            started = time.perf_counter()
-            run()  # and release what it returns
-            seconds.append(time.perf_counter() - started)
-        answers.write(json.dumps(seconds) + "\n")
+        number = json.loads(line).get("burst")
+        runs: Sequence[Run] = [sweep] if number is None else bursts[number]
+        send_line(answers, {"seconds": [_timed(run) for run in runs]})
     return 0
+
+
+def _timed(run: Run) -> float:
+    started = time.perf_counter()
+    run()  # and release what it returns
+    return time.perf_counter() - started
 
 
 def _operation(fields: Sequence[Any]) -> Operation:

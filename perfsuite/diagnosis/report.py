@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from perfsuite.charts import units
 from perfsuite.diagnosis.result import NAIVE_BYTES, Diagnosis, PredictionRow
 from perfsuite.forecast import CLAIMED_SHARES, FORECAST
 from perfsuite.results import PHASES
@@ -26,16 +27,6 @@ def print_diagnosis(result: Diagnosis, console: Console | None = None) -> None:
     # A table fills its lines with spaces, which nobody wants in a log or a document.
     text = "\n".join(line.rstrip() for line in capture.get().splitlines())
     console.print(Text.from_ansi(text) if console.is_terminal else Text(text))
-
-
-def seconds(value: float) -> str:
-    """``1.23 s``, ``12.3 ms`` or ``123 us``: three significant digits."""
-    for scale, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
-        if abs(value) * scale >= 1 or unit == "us":
-            shown = value * scale
-            digits = 2 if abs(shown) < 10 else 1 if abs(shown) < 100 else 0
-            return f"{shown:.{digits}f} {unit}"
-    return ""
 
 
 def _sections(result: Diagnosis) -> Iterator[RenderableType]:
@@ -82,7 +73,7 @@ def _transport(result: Diagnosis) -> Table:
         for how in ("back_to_back", "between_sweeps"):
             sent = found[how]["sent"]
             at = dict(zip(sent["bytes"], sent["round_trip_s"], strict=True))
-            shown = (seconds(at[size]) if size in at else "-" for size in _SHOWN_BYTES)
+            shown = (units.seconds(at[size]) if size in at else "-" for size in _SHOWN_BYTES)
             table.add_row(road, how.replace("_", " "), *shown)
     return table
 
@@ -115,13 +106,13 @@ def _naive(result: Diagnosis) -> Table:
     for row in result["naive"]:
         table.add_row(
             row["road"],
-            seconds(row["transfer_s"]),
+            units.seconds(row["transfer_s"]),
             f"{row['bytes_per_s'] / 1e6:,.0f} MB/s",
-            *(seconds(row["concluded_s"][stage["name"]]) for stage in result["stages"]),
+            *(units.seconds(row["concluded_s"][stage["name"]]) for stage in result["stages"]),
         )
     carried = [format_bytes(stage["bytes"]) for stage in result["stages"]]
     table.add_row("payload of a forward pass", "", "", *carried, style="dim")
-    measured = [seconds(stage["measured_s"]) for stage in result["stages"]]
+    measured = [units.seconds(stage["measured_s"]) for stage in result["stages"]]
     table.add_row("measured", "", "", *measured, style="bold")
     return table
 
@@ -133,7 +124,9 @@ def _phases(result: Diagnosis) -> Table:
     for stage in result["stages"]:
         phases, total = stage["phases_s"], stage["measured_s"]
         shares = [f"{phases[phase] / total:.1%}" for phase in PHASES]
-        table.add_row(stage["name"], seconds(total), *shares, f"{stage['unexplained_share']:.2%}")
+        table.add_row(
+            stage["name"], units.seconds(total), *shares, f"{stage['unexplained_share']:.2%}"
+        )
     return table
 
 
@@ -144,8 +137,8 @@ def _operations(result: Diagnosis) -> Table:
             table.add_row(
                 f"{stage['name']}, {row['of']}",
                 str(row["calls"]),
-                seconds(row["total_s"]),
-                *(seconds(row[f"{phase}_s"]) for phase in PHASES[:4]),
+                units.seconds(row["total_s"]),
+                *(units.seconds(row[f"{phase}_s"]) for phase in PHASES[:4]),
                 f"{row['total_s'] / stage['measured_s']:.1%}",
             )
     return table
@@ -158,16 +151,16 @@ def _predictions(result: Diagnosis) -> Table:
         table.add_row(
             row["stage"],
             "predicted",
-            seconds(row["predicted_s"]),
+            units.seconds(row["predicted_s"]),
             f"{row['error']:+.1%}",
-            *(seconds(predicted[phase]) for phase in PHASES),
+            *(units.seconds(predicted[phase]) for phase in PHASES),
         )
         table.add_row(
             "",
             "measured",
-            seconds(row["measured_s"]),
+            units.seconds(row["measured_s"]),
             "",
-            *(seconds(measured[phase]) for phase in PHASES),
+            *(units.seconds(measured[phase]) for phase in PHASES),
             style="dim",
         )
     return table
@@ -180,7 +173,7 @@ def judgement(row: PredictionRow) -> str:
     if moved:
         text = (
             f"{row['stage']}: {moved['phase']} takes {moved['factor']:.1f} times what the model says, "
-            f"{seconds(moved['excess_s'])} too much; what moved is {moved['constant']}"
+            f"{units.seconds(moved['excess_s'])} too much; what moved is {moved['constant']}"
         )
     return text
 
@@ -200,9 +193,9 @@ def _forecast(result: Diagnosis) -> Table:
         forecast, base = FORECAST[row["stage"]], FORECAST[first["stage"]]
         table.add_row(
             row["stage"],
-            seconds(forecast.latency_s),
-            seconds(row["predicted_s"]),
-            seconds(row["measured_s"]),
+            units.seconds(forecast.latency_s),
+            units.seconds(row["predicted_s"]),
+            units.seconds(row["measured_s"]),
             f"{base.latency_s / forecast.latency_s:.1f}x",
             f"{first['predicted_s'] / row['predicted_s']:.1f}x",
             f"{first['measured_s'] / row['measured_s']:.1f}x",
@@ -215,11 +208,11 @@ def _projection(result: Diagnosis, projection: Mapping[str, Any]) -> Table:
     for stage, row in zip(result["stages"], projection["stages"], strict=True):
         table.add_row(
             row["name"],
-            seconds(stage["measured_s"]),
-            seconds(row["projected_s"]),
+            units.seconds(stage["measured_s"]),
+            units.seconds(row["projected_s"]),
             f"{stage['measured_s'] / row['projected_s']:.1f}x",
             str(row["rpc_count"]),
-            *(seconds(row["phases_s"][phase]) for phase in PHASES),
+            *(units.seconds(row["phases_s"][phase]) for phase in PHASES),
             row["bound"],
         )
     return table
