@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -40,6 +41,7 @@ def _sections(result: Diagnosis) -> Iterator[RenderableType]:
     yield from _titled("2. What one would conclude from it", _naive(result))
     yield from _titled("3. Where a forward pass really spends its time", _phases(result))
     yield _operations(result)
+    yield from map(_layers, result["stages"])
     yield from _titled("4. Predicted from micro-measurements alone", _predictions(result))
     yield from (Text(judgement(row)) for row in result["prediction"])
     yield _ranking(result)
@@ -142,6 +144,17 @@ def _operations(result: Diagnosis) -> Table:
                 f"{row['total_s'] / stage['measured_s']:.1%}",
             )
     return table
+
+
+def _layers(stage: Mapping[str, Any]) -> Text:
+    """Say how much the layers differ, as far as their calls go."""
+    layers = [row for row in stage["layers"] if row["of"] is not None]
+    slowest = max(layers, key=lambda row: float(row["total_s"]))
+    usual = median(row["total_s"] for row in layers)
+    return Text(
+        f"{stage['name']}: {len(layers)} layers, calls of {units.seconds(usual)} in a usual one, of "
+        f"{units.seconds(slowest['total_s'])} in layer {slowest['of']}, the slowest"
+    )
 
 
 def _predictions(result: Diagnosis) -> Table:
