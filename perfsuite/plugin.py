@@ -29,6 +29,7 @@ from perfsuite.gate.deciding import Verdict
 from perfsuite.gate.judging import Gate, Outcome, Settings, run_all
 from perfsuite.gate.pairing import Open, Pairing
 from perfsuite.gate.slowdowns import parse_slowdowns
+from perfsuite.history.runs import extra_info
 from perfsuite.machine import fingerprint
 
 _GATE = pytest.StashKey["GateSession"]()
@@ -274,15 +275,21 @@ class LatencyGate:
         return drive
 
     def _tell(self, outcome: Outcome) -> None:
-        told = {
-            key: value
-            for key, value in outcome.as_json().items()
-            if key not in ("samples", "seconds", "name", "phases")
-        }
+        told = outcome.as_json(samples=False)
         for key, value in told.items():
-            self._request.node.user_properties.append((f"perf_{key}", value))
+            if key not in ("name", "phases"):
+                self._request.node.user_properties.append((f"perf_{key}", value))
         if hasattr(self, "_benchmark"):
-            self._benchmark.extra_info.update(told, phases=outcome.phases)
+            gate = self._session.gate
+            self._benchmark.extra_info.update(
+                extra_info(
+                    told,
+                    subject=outcome.name,
+                    machine=fingerprint(self._session.threads),
+                    workload=gate.workload,
+                    slowed=outcome.name in self._session.slowdowns,
+                )
+            )
         self._request.node.stash[_OUTCOME] = outcome
 
 

@@ -38,6 +38,7 @@ def gate_is_red(stored: Processes, draw: Draw, *, margin: float, seed: int) -> b
     """Return whether the gate's rule fails: looks while it is undecided, and a confirmation."""
     baseline = [process.rounds for process in stored]
     measured: list[Sequence[float]] = []
+    verdict = Verdict.INCONCLUSIVE
     for _ in range(LOOKS):
         measured += [process.rounds for process in draw()]
         verdict = _verdict(measured, baseline, margin, seed)

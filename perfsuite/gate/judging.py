@@ -66,15 +66,15 @@ class Outcome:
         """The phase that grew most, and by how much of the yardstick's time."""
         return deciding.grown_most(self.phases, self.stored_phases)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what reports hold of it."""
+    def as_json(self, *, samples: bool = True) -> dict[str, Any]:
+        """Return what reports hold of it, with or without what it was made from."""
         change = self.judgement.change if self.judgement else None
         known = change is not None and math.isfinite(change.value)
-        return {
+        told: dict[str, Any] = {
             "name": self.name,
             "verdict": self.verdict.value if self.verdict else "recorded",
             "reason": self.reason,
-            "ratio": self.ratio,
+            "ratio": self.ratio if math.isfinite(self.ratio) else None,
             "stored_ratio": self.stored_ratio,
             "change": change.value if change and known else None,
             "change_interval": [change.low, change.high] if change and known else None,
@@ -86,12 +86,14 @@ class Outcome:
             "processes": len(self.replicates),
             "looks": self.looks,
             "disturbed_rounds": self.disturbed,
-            "samples": [replicate.rounds for replicate in self.replicates],
-            "seconds": [
+        }
+        if samples:
+            told["samples"] = [replicate.rounds for replicate in self.replicates]
+            told["seconds"] = [
                 [round(seconds, 7) for seconds in replicate.seconds]
                 for replicate in self.replicates
-            ],
-        }
+            ]
+        return told
 
 
 class Gate:

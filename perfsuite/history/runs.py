@@ -67,7 +67,7 @@ def extra_info(
     ``outcome`` is a gate's outcome as JSON, ``machine`` a ``perfsuite.machine.fingerprint``. A subject
     ``slowed`` on purpose is stored like any other, and left out of the history.
     """
-    kept = {name: value for name, value in outcome.items() if name not in ("name", "samples")}
+    kept = {name: value for name, value in outcome.items() if name != "name"}
     return {
         **kept,
         "subject": subject,

@@ -154,7 +154,7 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
         answer = self.receive()
         if answer != _ARENA_MAPPED:
             raise ArenaError(
-                f"arena: the worker did not map {payload_bytes:,} bytes: {answer[:_MAX_REASON]!r}"
+                f"arena: the worker could not map {payload_bytes:,} bytes: {answer[:_MAX_REASON]!r}"
             )
         self._slots = Slots(arena)
 

@@ -413,25 +413,17 @@ def test_batch_linear_applies_modules_in_the_order_asked(
 
 
 @pytest.mark.parametrize("transpose_b", [False, True])
+@pytest.mark.parametrize(
+    ("count", "rows", "inner", "columns"), [(4, 100, 16, 50), (2, 1100, 64, 70)], ids=str
+)
 def test_matmul_multiplies_each_pair(
-    by_operation: Device, checkpoint: Checkpoint, transpose_b: bool
+    by_operation: Device, count: int, rows: int, inner: int, columns: int, transpose_b: bool
 ) -> None:
-    a, b = normal(4, 100, 16, seed=0), normal(4, 16, 50, seed=1)
+    a, b = normal(count, rows, inner, seed=0), normal(count, inner, columns, seed=1)
     given_b = b.transpose(1, 2).contiguous() if transpose_b else b
-    out = run(by_operation, checkpoint, Call("matmul", 0, transpose_b=transpose_b), a, given_b)
-    for index in range(4):
-        assert_product(out[index], a[index], b[index].t(), error=FLOAT32_PRODUCT)
-
-
-@pytest.mark.parametrize("transpose_b", [False, True])
-def test_a_large_matmul_is_the_same_product(
-    by_operation: Device, checkpoint: Checkpoint, transpose_b: bool
-) -> None:
-    a, b = normal(2, 1100, 64, seed=0), normal(2, 64, 70, seed=1)
-    given_b = b.transpose(1, 2).contiguous() if transpose_b else b
-    out = torch.full((2, 1100, 70), torch.nan)
-    by_operation.matmul(a, given_b, transpose_b, out)
-    for index in range(2):
+    out = torch.full((count, rows, columns), torch.nan)
+    by_operation.run(Call("matmul", 0, transpose_b=transpose_b), (a, given_b), (out,))
+    for index in range(count):
         assert_product(out[index], a[index], b[index].t(), error=FLOAT32_PRODUCT)
 
 

@@ -72,10 +72,10 @@ def test_a_file_that_does_not_exist_is_empty(tmp_path: Path) -> None:
         ("[]", "schema"),
         ('{"schema": 0}', "older"),
         ('{"schema": 99}', "newer"),
-        ('{"schema": 1}', "profiles"),
-        ('{"schema": 1, "profiles": [{}], "portable": {}}', "machine"),
-        ('{"schema": 1, "profiles": [], "portable": {"fused": -1}}', "positive"),
-        ('{"schema": 1, "profiles": 3, "portable": {}}', "damaged"),
+        ('{"schema": 2}', "profiles"),
+        ('{"schema": 2, "profiles": [{}], "portable": {}}', "machine"),
+        ('{"schema": 2, "profiles": [], "portable": {"fused": -1}}', "positive"),
+        ('{"schema": 2, "profiles": 3, "portable": {}}', "damaged"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_fault(
