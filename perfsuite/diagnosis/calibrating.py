@@ -15,6 +15,7 @@ from statistics import median
 import torch
 
 from perfsuite.bursts import Between, Burst
+from perfsuite.cost_model import ROAD_OF
 from perfsuite.diagnosis.null_worker import MOST_SWEPT
 from perfsuite.diagnosis.probe import Probe
 from perfsuite.diagnosis.roads import open_roads
@@ -86,9 +87,14 @@ class Calibration:
 
     @torch.no_grad()
     def run_round(self) -> None:
-        """Measure everything once more; the first round also makes the calls back to back."""
+        """Measure everything once more, but what no stage depends on in the first round only.
+
+        That is the roads that none takes, and the calls back to back.
+        """
         with collector_paused():
             for road, caller in self._callers.items():
+                if self._rounds and road not in ROAD_OF.values():
+                    continue
                 for cold in (True, False) if self._rounds == 0 else (True,):
                     for key in sweep_keys(cold, self._rows):
                         self.samples[road].add(key, caller.measure(key))
