@@ -16,12 +16,13 @@ from typing import NoReturn
 from perfsuite import ladder
 from perfsuite.calibration import command as calibration
 from perfsuite.compare import command as compare
+from perfsuite.diagnosis import command as diagnose
 from perfsuite.errors import PerfsuiteError, UsageError
 from perfsuite.history import command as history
 from perfsuite.report import command as report
 from runtime import SplitError
 
-COMMANDS = (ladder, compare, history, report, calibration)
+COMMANDS = (ladder, diagnose, compare, history, report, calibration)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -24,9 +24,9 @@ def check_writable(path: Path, *, option: str = "--json") -> None:
         raise UsageError(f"{option} {path}: cannot be written: {reason}") from error
 
 
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Write ``result`` to ``path``, whole or not at all. Raises UsageError when it cannot."""
-    write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n", option="--json ")
+def write_json(path: Path, result: Mapping[str, Any], option: str = "--json") -> None:
+    """Write ``result`` to ``path``, whole or not at all. Raises UsageError, after ``option``, when it cannot."""
+    write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n", option=f"{option} ")
 
 
 def write_text(path: Path, text: str, *, option: str = "") -> None:

@@ -29,3 +29,8 @@ FORECAST: Mapping[str, Forecast] = MappingProxyType(
         "bf16": Forecast(latency_s=0.010, speedup=33.0, rpc_count=18),
     }
 )
+
+CLAIMED_SHARES: Mapping[str, float] = MappingProxyType(
+    {"serialize": 0.41, "device": 0.30, "transport": 0.15, "trusted": 0.14}
+)
+"""Where the analysis says that a forward pass spends its time; "serialize" holds both directions."""

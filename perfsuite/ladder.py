@@ -17,13 +17,13 @@ from perfsuite.errors import UsageError
 from perfsuite.files import check_writable, write_json
 from perfsuite.machine import fingerprint
 from perfsuite.measuring import WARMUP_ROUNDS, interleave
+from perfsuite.options import add_prompted_model, check_length, check_positive
 from perfsuite.progress import RunProgress
 from perfsuite.results import LadderResult
 from perfsuite.rows import Forward, stage_row, unsplit_name, unsplit_row
 from perfsuite.table import print_ladder
 from perfsuite.unsplit import DTYPES, Unsplit
 from runtime import STAGES, SplitLlama, load_checkpoint
-from runtime.rope import max_length
 
 if TYPE_CHECKING:
     from runtime.checkpoints import Checkpoint
@@ -38,19 +38,7 @@ def add_parser(commands: Any) -> None:
         description="Run the stages and the unsplit model in alternation on one text, and print "
         "latency, speed-up, traffic, phases and what the worker sees.",
     )
-    parser.add_argument(
-        "--model",
-        default="smollm2-135m",
-        metavar="M",
-        help="preset, Hugging Face directory or .gguf file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tokens",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="length of the prompt (default: %(default)s)",
-    )
+    add_prompted_model(parser)
     parser.add_argument("--stages", metavar="A,B", help=f"of {', '.join(STAGES)} (default: all)")
     parser.add_argument(
         "--device",
@@ -90,21 +78,14 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the JSON, print the table. Raises PerfsuiteError or SplitError."""
     stages = choose_stages(arguments.stages)
-    for name in ("tokens", "rounds", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: must be at least 1")
+    check_positive(arguments, "tokens", "rounds", "threads")
     if arguments.seed < 0:
         raise UsageError(f"--seed {arguments.seed}: must not be negative")
     if arguments.json is not None:
         check_writable(arguments.json)
     source, text = _prompt(arguments)
     checkpoint = load_checkpoint(arguments.model)
-    positions = max_length(checkpoint.config)
-    if arguments.tokens > positions:
-        raise UsageError(
-            f"--tokens {arguments.tokens}: {arguments.model} has {positions} positions"
-        )
+    check_length(arguments, checkpoint.config)
     ids = prompts.tokenize(text, checkpoint.tokenizer(), arguments.tokens)
     result = measure(
         checkpoint,

@@ -24,6 +24,11 @@ _OPENMP = {"GOMP_SPINCOUNT": "20000"}
 _GRACE_S = 2.0  # for a worker that is told to end, before it is made to
 
 
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return the environment in which a worker computes with ``threads`` threads."""
+    return {**os.environ, **_OPENMP, "OMP_NUM_THREADS": str(threads)}
+
+
 class WorkerProcess:
     """A worker that this process started, and the road to it."""
 
@@ -36,7 +41,7 @@ class WorkerProcess:
             self._errors = resources.enter_context(tempfile.TemporaryFile())
             self._meeting = resources.enter_context(ExitStack())
             self._resources = resources
-            self._environment = {**os.environ, **_OPENMP, "OMP_NUM_THREADS": str(threads)}
+            self._environment = worker_environment(threads)
             self._worker = [
                 "--model", model, "--stage", stage.name, "--device", device, "--threads", str(threads),
                 *options,

@@ -149,6 +149,8 @@ class RpcClient:
                 device_s=durations.device_s,
                 deserialize_s=finished - arrived + durations.deserialize_s,
                 total_s=finished - started,
+                started_s=started,
+                worker=durations,
             )
         )
         return outputs

@@ -35,7 +35,8 @@ class RpcRecord:
     """One call: both ends' packing is serialize, both ends' unpacking deserialize, in seconds and bytes.
 
     ``transport_s`` is what remains of the round trip. ``payload_copies`` counts the tensors' copies in
-    user space, made by either end for no purpose but to cross.
+    user space, made by either end for no purpose but to cross. ``started_s`` is this side's clock at the
+    call's beginning; ``worker`` is the worker's share of the durations.
     """
 
     operation: str
@@ -48,6 +49,8 @@ class RpcRecord:
     device_s: float
     deserialize_s: float
     total_s: float
+    started_s: float = 0.0
+    worker: WorkerDurations = WorkerDurations(0.0, 0.0, 0.0)
 
 
 class Totals(TypedDict):

@@ -5,6 +5,7 @@ The measured traffic must equal these numbers to the byte; nothing here looks at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.checkpoints import ModelConfig
@@ -39,40 +40,68 @@ class Traffic:
         return Traffic(self.rpc_count * times, self.bytes_sent * times, self.bytes_received * times)
 
 
-def layer_traffic(config: ModelConfig, stage: Stage, tokens: int, batch: int = 1) -> Traffic:
-    """Payload of one decoder layer for ``batch`` prompts of ``tokens`` tokens."""
+@dataclass(frozen=True, slots=True)
+class CallTraffic:
+    """One call's payload: bytes of the tensors that go, bytes of those that come, and how many they are."""
+
+    operation: str
+    bytes_sent: int
+    bytes_received: int
+    tensors: int = 2
+
+
+def layer_calls(
+    config: ModelConfig, stage: Stage, tokens: int, batch: int = 1
+) -> tuple[CallTraffic, ...]:
+    """List the calls of one decoder layer, in order, for ``batch`` prompts of ``tokens`` tokens."""
     rows = batch * tokens
     size = stage.torch_dtype.itemsize
-    hidden = rows * config.hidden_size
+    hidden = rows * config.hidden_size * size
     if stage.granularity == "layer":
-        return Traffic(1, hidden * size, hidden * size)
-    query = rows * config.num_heads * config.head_dim
-    key = rows * config.num_kv_heads * config.head_dim
-    scores = rows * config.num_heads * tokens
-    inner = rows * config.intermediate_size
-    sent_received = (
-        (hidden, query + 2 * key),  # q, k, v
-        (query + key, scores),  # Q K^T
-        (scores + key, query),  # attention weights V
-        (query, hidden),  # o
-        (hidden, 2 * inner),  # gate, up
-        (inner, hidden),  # down
+        return (CallTraffic("fused_layer", hidden, hidden),)
+    query = rows * config.num_heads * config.head_dim * size
+    key = rows * config.num_kv_heads * config.head_dim * size
+    scores = rows * config.num_heads * tokens * size
+    inner = rows * config.intermediate_size * size
+    return (
+        CallTraffic("batch_linear", hidden, query + 2 * key, 4),  # q, k, v
+        CallTraffic("matmul", query + key, scores, 3),  # Q K^T
+        CallTraffic("matmul", scores + key, query, 3),  # attention weights V
+        CallTraffic("batch_linear", query, hidden),  # o
+        CallTraffic("batch_linear", hidden, 2 * inner, 3),  # gate, up
+        CallTraffic("batch_linear", inner, hidden),  # down
     )
-    return Traffic(
-        len(sent_received),
-        sum(sent for sent, _ in sent_received) * size,
-        sum(received for _, received in sent_received) * size,
+
+
+def end_calls(
+    config: ModelConfig, stage: Stage, tokens: int, batch: int = 1
+) -> tuple[CallTraffic, CallTraffic]:
+    """Describe the calls before and after the layers: embedding, and the last position's logits."""
+    size = stage.torch_dtype.itemsize
+    hidden, rows = config.hidden_size * size, batch * tokens
+    return (
+        CallTraffic("embedding", rows * TOKEN_ID_BYTES, rows * hidden),
+        CallTraffic("lm_head", batch * hidden, batch * config.vocab_size * size),
     )
+
+
+def layer_traffic(config: ModelConfig, stage: Stage, tokens: int, batch: int = 1) -> Traffic:
+    """Payload of one decoder layer for ``batch`` prompts of ``tokens`` tokens."""
+    return _sum(layer_calls(config, stage, tokens, batch))
 
 
 def forward_traffic(config: ModelConfig, stage: Stage, tokens: int, batch: int = 1) -> Traffic:
     """Payload of a whole forward pass: embedding, every layer, and the last position's logits."""
-    size = stage.torch_dtype.itemsize
-    embedding = Traffic(
-        1, batch * tokens * TOKEN_ID_BYTES, batch * tokens * config.hidden_size * size
+    layer = layer_traffic(config, stage, tokens, batch)
+    return layer * config.num_layers + _sum(end_calls(config, stage, tokens, batch))
+
+
+def _sum(calls: Sequence[CallTraffic]) -> Traffic:
+    return Traffic(
+        len(calls),
+        sum(call.bytes_sent for call in calls),
+        sum(call.bytes_received for call in calls),
     )
-    lm_head = Traffic(1, batch * config.hidden_size * size, batch * config.vocab_size * size)
-    return embedding + layer_traffic(config, stage, tokens, batch) * config.num_layers + lm_head
 
 
 def live_bytes(config: ModelConfig, stage: Stage, tokens: int, batch: int = 1) -> int:

@@ -75,16 +75,7 @@ class CpuDevice(Device):
     def matmul(
         self, a: torch.Tensor, b: torch.Tensor, transpose_b: bool, out: torch.Tensor
     ) -> None:
-        right = b.transpose(1, 2) if transpose_b else b
-        if a[0].numel() * right.shape[-1] < _WORTH_SPLITTING:
-            torch.bmm(a, right, out=out)
-            return
-        # All threads at one block of rows: bmm deals out whole matrices, and few may leave threads idle.
-        for left, matrix, product in zip(a, right, out, strict=True):
-            for rows, place in zip(
-                left.split(_BLOCK_ROWS), product.split(_BLOCK_ROWS), strict=True
-            ):
-                torch.mm(rows, matrix, out=place)
+        multiply_matrices(a, b.transpose(1, 2) if transpose_b else b, out)
 
     def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
         torch.mm(x, self._head.t(), out=out)
@@ -139,6 +130,17 @@ class CpuDevice(Device):
             enable_gqa=kv_heads != heads,
         )
         return attended.transpose(1, 2).reshape(batch * tokens, heads * size)
+
+
+def multiply_matrices(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    """Multiply (matrices, rows, inner) by (matrices, inner, columns)."""
+    if a[0].numel() * b.shape[-1] < _WORTH_SPLITTING:
+        torch.bmm(a, b, out=out)
+        return
+    # All threads at one block of rows: bmm deals out whole matrices, and few may leave threads idle.
+    for left, right, product in zip(a, b, out, strict=True):
+        for rows, place in zip(left.split(_BLOCK_ROWS), product.split(_BLOCK_ROWS), strict=True):
+            torch.mm(rows, right, out=place)
 
 
 def choose_kernels(dtype: torch.dtype, scratch: Scratch) -> LayerKernels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,20 @@ def test_records_sum_to_the_totals(trace: Trace) -> None:
     assert totals["device_s"] == pytest.approx(sum(rpc.device_s for rpc in trace.rpcs))
     assert totals["deserialize_s"] == pytest.approx(sum(rpc.deserialize_s for rpc in trace.rpcs))
     assert totals["total_s"] == trace.total_s
+
+
+def test_calls_follow_one_another_on_the_callers_clock(trace: Trace) -> None:
+    for before, after in itertools.pairwise(trace.rpcs):
+        assert before.started_s + before.total_s <= after.started_s
+    last = trace.rpcs[-1]
+    assert last.started_s + last.total_s <= time.perf_counter()
+
+
+def test_the_workers_share_is_part_of_each_phase(trace: Trace) -> None:
+    for rpc in trace.rpcs:
+        assert rpc.worker.device_s == rpc.device_s
+        assert 0 < rpc.worker.serialize_s < rpc.serialize_s
+        assert 0 < rpc.worker.deserialize_s < rpc.deserialize_s
 
 
 def test_payload_is_copied_by_the_baseline_alone(llama: SplitLlama, trace: Trace) -> None:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import ModelConfig
 from runtime.rope import max_length
-from runtime.traffic import Traffic, forward_traffic, layer_traffic, live_bytes
+from runtime.stages import Stage
+from runtime.traffic import (
+    Traffic,
+    end_calls,
+    forward_traffic,
+    layer_calls,
+    layer_traffic,
+    live_bytes,
+)
 from tests.runtime.models import (
     model_configs,
     random_ids,
@@ -233,3 +241,15 @@ def test_live_memory_is_bounded_by_the_largest_call(stage: str) -> None:
     if row.granularity == "operation":
         largest = 150_994_944
     assert largest <= need <= 4 * largest
+
+
+@pytest.mark.parametrize("stage", STAGES.values())
+def test_calls_add_up_to_the_forward(stage: Stage) -> None:
+    config = small_config()
+    calls = (*end_calls(config, stage, 9), *layer_calls(config, stage, 9) * config.num_layers)
+    traffic = forward_traffic(config, stage, 9)
+    assert len(calls) == traffic.rpc_count
+    per_layer = (4, 3, 3, 2, 3, 2) if stage.granularity == "operation" else (2,)
+    assert tuple(call.tensors for call in calls) == (2, 2, *per_layer * config.num_layers)
+    assert sum(call.bytes_sent for call in calls) == traffic.bytes_sent
+    assert sum(call.bytes_received for call in calls) == traffic.bytes_received

@@ -1,0 +1,104 @@
+"""The worker's operations timed in a process with a worker's environment, which never loads a model.
+
+``Probe`` starts ``python -m perfsuite.diagnosis.probe`` and talks JSON lines with it: first the bursts of
+operations, then requests for one of them, or, without a number, for a walk through memory.
+
+    -> {"bursts": [[[side, call, kind, ...]]]}
+    -> {"burst": 0}
+    <- {"seconds": [0.01]}    or {"error": "..."}
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from perfsuite.bursts import Burst
+from perfsuite.conversation import Conversation, claim_stdout, send_line
+from perfsuite.diagnosis.device_operations import DeviceOperations, Run
+from perfsuite.diagnosis.null_worker import MOST_SWEPT, Sweep
+from perfsuite.errors import MeasurementError
+from perfsuite.workload import Operation
+from runtime.processes import worker_environment
+
+_TIMEOUT_S = 300.0
+
+
+class Probe:
+    """Owns the process until it is closed. Raises MeasurementError when that dies or cannot compute."""
+
+    def __init__(self, bursts: Sequence[Burst], threads: int) -> None:
+        self._conversation = Conversation(
+            [sys.executable, "-m", "perfsuite.diagnosis.probe", "--threads", str(threads)],
+            "the probe of the worker's operations",
+            MeasurementError,
+            environment=worker_environment(threads),
+        )
+        rows = [[dataclasses.astuple(row) for row in burst.operations] for burst in bursts]
+        self._conversation.send({"bursts": rows})
+
+    def run(self, number: int) -> list[float]:
+        """Return the seconds of each operation of the burst ``number``."""
+        return self._ask({"burst": number})
+
+    def sweep(self) -> float:
+        """Return the seconds that all threads need to walk through ``MOST_SWEPT`` bytes."""
+        return self._ask({})[0]
+
+    def _ask(self, request: Mapping[str, int]) -> list[float]:
+        self._conversation.send(request)
+        seconds: list[float] = self._conversation.receive(_TIMEOUT_S)["seconds"]
+        return seconds
+
+    def close(self) -> None:
+        """End the process. Closing twice is allowed."""
+        self._conversation.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer one line with one pass until stdin ends."""
+    parser = argparse.ArgumentParser(prog="python -m perfsuite.diagnosis.probe")
+    parser.add_argument("--threads", type=int, required=True)
+    torch.set_num_threads(parser.parse_args(argv).threads)
+    torch.set_grad_enabled(False)
+    answers = claim_stdout()
+    device = DeviceOperations()
+    try:
+        bursts = [
+            [device.build(_operation(fields)) for fields in burst]
+            for burst in json.loads(sys.stdin.readline())["bursts"]
+        ]
+    except (KeyError, RuntimeError) as error:
+        send_line(answers, {"error": f"cannot be built: {error}"})
+        return 1
+    sweep = Sweep(MOST_SWEPT)
+    gc.collect()
+    gc.freeze()
+    for line in sys.stdin:
+        number = json.loads(line).get("burst")
+        runs: Sequence[Run] = [sweep] if number is None else bursts[number]
+        send_line(answers, {"seconds": [_timed(run) for run in runs]})
+    return 0
+
+
+def _timed(run: Run) -> float:
+    started = time.perf_counter()
+    run()  # and release what it returns
+    return time.perf_counter() - started
+
+
+def _operation(fields: Sequence[Any]) -> Operation:
+    side, call, kind, shape, *rest = fields
+    return Operation(side, call, kind, tuple(shape), *rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
