@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from perfsuite.machine_constants import MachineConstants, Road
+from perfsuite.machine_constants import MachineConstants
 from perfsuite.results import PHASES
 from perfsuite.workload import Operation, memory_of, operations
 from runtime.checkpoints import ModelConfig
@@ -92,6 +92,7 @@ class _Sums:
     bounds: dict[str, float] = field(default_factory=_zeros)
     device_by_call: dict[str, float] = field(default_factory=_zeros)
     by_kind: dict[tuple[str, str], float] = field(default_factory=_zeros)
+    empty_calls: dict[str, float] = field(default_factory=_zeros)  # by phase
 
 
 def predict(
@@ -119,7 +120,7 @@ def predict(
         _add_call(sums, call, constants, road_name, assumed)
     count = assumed.rpc_count or len(calls)
     if count != len(calls):
-        _recount(sums, constants.roads[road_name], count - len(calls))
+        _recount(sums, count / len(calls))
     return Prediction(
         stage.name,
         {phase: sums.phases[phase] for phase in PHASES},
@@ -164,6 +165,7 @@ def _add_call(
         seconds = road.seconds(phase, call)
         alone = min(seconds, road.per_call_s(phase))
         sums.phases[phase] += seconds
+        sums.empty_calls[phase] += alone
         sums.bounds["per-call"] += alone
         sums.bounds["transport"] += seconds - alone
     if assumed.accelerator is not None:
@@ -174,9 +176,8 @@ def _add_call(
         sums.device_by_call[call.operation] += link
 
 
-def _recount(sums: _Sums, road: Road, more: int) -> None:
-    """Pay the price of an empty call ``more`` times, which may be negative; the payload stays as it is."""
-    for phase in road.sent:
-        seconds = max(more * road.per_call_s(phase), -sums.phases[phase])
-        sums.phases[phase] += seconds
-        sums.bounds["per-call"] += seconds
+def _recount(sums: _Sums, times: float) -> None:
+    """Make ``times`` as many calls as now, which carry the same payload."""
+    for phase, seconds in sums.empty_calls.items():
+        sums.phases[phase] += (times - 1) * seconds
+        sums.bounds["per-call"] += (times - 1) * seconds
