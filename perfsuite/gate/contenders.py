@@ -88,6 +88,7 @@ class Fleet:
         return opened
 
     def _renew(self) -> None:
+        self._running = []
         self._stack.close()
 
         def start(_: int) -> Contender:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from perfsuite.gate.baselines import Baselines, Entry, Profile, fingerprint_of, write
+from perfsuite.gate.pairing import ROUNDS, RUNS
 from perfsuite.machine import fingerprint
 
 WORKLOAD = {"model": "tiny", "tokens": 64, "device": "cpu"}
@@ -222,6 +223,6 @@ def test_pytest_benchmark_has_the_samples(project: pytest.Pytester) -> None:
     store(project, 2.0)
     run(project, "--benchmark-json=benchmark.json").assert_outcomes(passed=1)
     (benchmark,) = json.loads((project.path / "benchmark.json").read_text())["benchmarks"]
-    assert benchmark["stats"]["rounds"] == 3 * 9 * 10
+    assert benchmark["stats"]["rounds"] == 3 * (1 + ROUNDS) * RUNS
     assert benchmark["stats"]["min"] >= 2e-3
     assert benchmark["extra_info"]["verdict"] == "pass"

@@ -131,9 +131,12 @@ def test_a_fleet_of_which_one_cannot_start_is_ended() -> None:
         with working.open() as contender:
             yield contender
 
-    with Fleet(second_fails, 3) as fleet, pytest.raises(MeasurementError), fleet.opener()():
-        pass
-    assert working.opened == 2
+    with Fleet(second_fails, 3) as fleet:
+        with pytest.raises(MeasurementError), fleet.opener()():
+            pass
+        with fleet.opener()():  # the next subject gets processes that run
+            assert working.open_now == 3
+    assert working.opened == 2 + 3
     assert working.open_now == 0
 
 
