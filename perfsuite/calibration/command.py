@@ -86,16 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
     found = findings.find(
         unchanged, runs, processes=folder.processes, simulations=arguments.simulations
     )
-    machine = fingerprint(1)
-    text = writing.document(found, machine, arguments.command, provenance()["date"], "")
-    print(text)
+    machine, date = fingerprint(1), provenance()["date"]
+    print(writing.document(found, machine, arguments.command, date, ""))
     if arguments.write is not None:
         writing.write(
             arguments.write,
             found,
             machine=machine,
             command=arguments.command,
-            date=provenance()["date"],
+            date=date,
         )
     return 0
 

@@ -14,6 +14,7 @@ import numpy as np
 from perfsuite.calibration.rules import RULES, Process, Processes, gate_is_red
 from perfsuite.calibration.suites import Run
 from perfsuite.gate.baselines import measured_margin
+from perfsuite.gate.deciding import MIN_ROUNDS
 from perfsuite.gate.judging import RECORDED_BATCHES
 
 GATE = "this gate"
@@ -34,7 +35,7 @@ def processes_of(run: Run, stage: str) -> list[Process]:
     return [
         Process(rounds, seconds)
         for rounds, seconds in zip(subject["samples"], subject["seconds"], strict=True)
-        if len(rounds) >= 3
+        if len(rounds) >= MIN_ROUNDS
     ]
 
 
