@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,20 @@ import pytest
 
 from perfsuite.errors import MeasurementError, PerfsuiteError, UsageError
 from perfsuite.files import check_writable, write_json
+from perfsuite.forked.servers import Workload, shared_processor
 from perfsuite.gate import verdicts
 from perfsuite.gate.baselines import fingerprint_of
-from perfsuite.gate.contenders import (
-    Fleet,
-    callable_contender,
-    compute_threads,
-    stage_contender,
-    unsplit_contender,
-)
+from perfsuite.gate.callables import callable_contender, compute_threads
 from perfsuite.gate.deciding import Verdict
 from perfsuite.gate.judging import Gate, Outcome, Settings
 from perfsuite.gate.pairing import Open, Pairing, run_all
 from perfsuite.gate.slowdowns import parse_slowdowns
+from perfsuite.gate.stages import StageServers
 from perfsuite.history.runs import extra_info
 from perfsuite.machine import fingerprint
+from runtime import load_checkpoint
 
 _GATE = pytest.StashKey["GateSession"]()
-
-YARDSTICK_PASSES = 2  # processes of a subject that meet the same yardstick
 
 _INI = {
     "perf_baselines": ("file of the baselines, from the root folder", "perfsuite/baselines.json"),
@@ -42,7 +36,7 @@ _INI = {
     "perf_tokens": ("length of the prompt", "64"),
     "perf_device": ("device of the worker and of the unsplit model", "cpu"),
     "perf_threads": ("compute threads of each process: one is the quietest", "1"),
-    "perf_processes": ("fresh processes per look", "5"),
+    "perf_processes": ("fresh processes per look", "6"),
     "perf_looks": ("how often at most more are measured", "3"),
     "perf_time_limit": ("seconds per subject, after which no further look begins", "120"),
     "perf_inconclusive": ("report, or fail", "report"),
@@ -101,8 +95,7 @@ class GateSession:
         """
         self._config = config
         self._gate: Gate | None = None
-        self._cleanup = ExitStack()
-        self._yardsticks: dict[str, Fleet] = {}
+        self._servers: StageServers | None = None
         # Whether every test of every file is run, as far as one can see.
         self.whole = not any("::" in argument for argument in config.args)
         self.report: Path | None = config.option.perf_report
@@ -164,45 +157,25 @@ class GateSession:
             self._gate = Gate(self.settings, machine, workload)
         return self._gate
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[tuple[Open, Open]]:
-        """Give what opens the stage, and what opens its yardstick, while the block runs."""
-        import torch
-
-        from runtime import STAGES, load_checkpoint
-
-        config = self._config
-        device = config.getini("perf_device")
-        checkpoint = load_checkpoint(config.getini("perf_model"))
-        vocabulary = checkpoint.config.vocab_size
-        ids = torch.randint(
-            vocabulary, (1, self.tokens), generator=torch.Generator().manual_seed(0)
-        )
-        processes = self.settings.processes
-        dtype = STAGES[name].dtype
-        if dtype not in self._yardsticks:
-            # The stages share them; and fewer do, because what varies is mostly the worker.
-            fewer = -(-processes // YARDSTICK_PASSES)
-            yardstick = unsplit_contender(
-                checkpoint, dtype, ids, device=device, threads=self.threads
+    def stage(self, name: str) -> tuple[Open, Open]:
+        """Return what opens the stage, and what opens its yardstick."""
+        if self._servers is None:
+            config = self._config
+            source = load_checkpoint(config.getini("perf_model")).source
+            workload = Workload(
+                source,
+                self.tokens,
+                config.getini("perf_device"),
+                self.threads,
+                shared_processor(self.threads),
             )
-            self._yardsticks[dtype] = self._cleanup.enter_context(
-                Fleet(yardstick, fewer, passes=YARDSTICK_PASSES)
-            )
-        subject = stage_contender(
-            checkpoint,
-            name,
-            ids,
-            device=device,
-            threads=self.threads,
-            slowdown=self.slowdowns.get(name),
-        )
-        with Fleet(subject, processes) as workers:
-            yield workers.opener(), self._yardsticks[dtype].opener()
+            self._servers = StageServers(workload)
+        return self._servers.openers(name, self.slowdowns.get(name, {}))
 
     def close(self) -> None:
         """End every process."""
-        self._cleanup.close()
+        if self._servers is not None:
+            self._servers.close()
 
 
 class LatencyGate:
@@ -231,15 +204,10 @@ class LatencyGate:
         name = name or node
         slowdown = self._session.slowdowns.get(name)
         return self._check(
-            name,
-            lambda: nullcontext(
-                (callable_contender(subject, slowdown), callable_contender(yardstick))
-            ),
+            name, lambda: (callable_contender(subject, slowdown), callable_contender(yardstick))
         )
 
-    def _check(
-        self, name: str, contenders: Callable[[], AbstractContextManager[tuple[Open, Open]]]
-    ) -> Outcome:
+    def _check(self, name: str, contenders: Callable[[], tuple[Open, Open]]) -> Outcome:
         node: str = self._request.node.nodeid
         try:
             gate = self._session.gate
@@ -249,8 +217,7 @@ class LatencyGate:
                     f"record: pytest '{node}' --update-baselines",
                     pytrace=False,
                 )
-            with contenders() as (subject, yardstick):
-                outcome = gate.check(name, subject, yardstick, self._drive())
+            outcome = gate.check(name, *contenders(), self._drive())
         except (UsageError, MeasurementError) as error:
             pytest.fail(str(error), pytrace=False)
         self._tell(outcome)

@@ -182,18 +182,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _forward(model: Callable[..., Any], request: dict[str, Any], device: str) -> dict[str, Any]:
-    input_ids = torch.tensor(request["input_ids"], device=device)
+    seconds, logits = timed_forward(model, torch.tensor(request["input_ids"], device=device))
+    return {
+        "seconds": seconds,
+        "next_token": int(logits[0].argmax()),
+        "logits": logits.tolist() if request["logits"] else None,
+    }
+
+
+def timed_forward(model: Callable[..., Any], input_ids: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Return the seconds of a forward pass and the last position's logits, (batch, vocab) in float32."""
     with collector_paused(), torch.inference_mode():
         started = time.perf_counter()
         output = model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
         # To the caller's memory, as the split model hands them over: waits for any device.
         logits = output.logits[:, -1].float().cpu()
         seconds = time.perf_counter() - started
-    return {
-        "seconds": seconds,
-        "next_token": int(logits[0].argmax()),
-        "logits": logits.tolist() if request["logits"] else None,
-    }
+    return seconds, logits
 
 
 def _read_requests(requests: SimpleQueue[dict[str, Any]]) -> None:

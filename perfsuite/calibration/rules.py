@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from perfsuite.gate import deciding
-from perfsuite.gate.deciding import Verdict
+from perfsuite.gate.deciding import Judgement, Verdict
+from perfsuite.gate.looks import decide
 
 LOOKS = deciding.MAX_LOOKS
 RESAMPLES = 500  # of each judgement's bootstrap: there are thousands of judgements
@@ -35,31 +36,16 @@ Draw = Callable[[], Processes]  # another look's processes
 
 
 def gate_is_red(stored: Processes, draw: Draw, *, margin: float, seed: int) -> bool:
-    """Return whether the gate's rule fails: looks while it is undecided, and a confirmation."""
+    """Return whether the gate's rule fails."""
     baseline = [process.rounds for process in stored]
-    measured: list[Sequence[float]] = []
-    verdict = Verdict.INCONCLUSIVE
-    for _ in range(LOOKS):
-        measured += [process.rounds for process in draw()]
-        verdict = _verdict(measured, baseline, margin, seed)
-        if verdict is not Verdict.INCONCLUSIVE:
-            break
-    if verdict is not Verdict.REGRESSION:
-        return False
-    fresh = [process.rounds for process in draw()]
-    again = deciding.location(fresh) - deciding.location(baseline) > math.log1p(margin)
-    return again and _verdict([*measured, *fresh], baseline, margin, seed) is Verdict.REGRESSION
 
+    def judge(measured: Processes) -> Judgement:
+        rounds = [process.rounds for process in measured]
+        return deciding.judge(
+            rounds, baseline, margin=margin, looks=LOOKS, resamples=RESAMPLES, seed=seed
+        )
 
-def _verdict(
-    measured: Sequence[Sequence[float]],
-    baseline: Sequence[Sequence[float]],
-    margin: float,
-    seed: int,
-) -> Verdict:
-    return deciding.judge(
-        measured, baseline, margin=margin, looks=LOOKS, resamples=RESAMPLES, seed=seed
-    ).verdict
+    return decide(draw, judge, looks=LOOKS).judgement.verdict is Verdict.REGRESSION
 
 
 Seconds = NDArray[np.float64]

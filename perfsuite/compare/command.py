@@ -110,8 +110,12 @@ def _prepare(arguments: argparse.Namespace, stack: ExitStack) -> Comparison:
     from perfsuite.compare import environments, revisions
     from perfsuite.compare.comparing import Comparison
     from perfsuite.compare.deciding import Rules
-    from perfsuite.compare.sides import Tree, Workload
+    from perfsuite.compare.sides import Tree
+    from perfsuite.forked.servers import Workload, shared_processor
+    from runtime import load_checkpoint
 
+    # Made now, where it must be made: two sides that make it at once would wait for each other.
+    model = load_checkpoint(arguments.model).source
     root = revisions.find_root(Path.cwd())
     base = revisions.resolve(root, arguments.base)
     head, changed = revisions.head(root)
@@ -125,7 +129,13 @@ def _prepare(arguments: argparse.Namespace, stack: ExitStack) -> Comparison:
     return Comparison(
         head=Tree(f"head {head.short}{' with changes' if changed else ''}", root),
         base=Tree(f"BASE {base}", folder, python),
-        workload=Workload(arguments.model, arguments.tokens, arguments.device, arguments.threads),
+        workload=Workload(
+            model,
+            arguments.tokens,
+            arguments.device,
+            arguments.threads,
+            shared_processor(arguments.threads),
+        ),
         rules=Rules(margin=arguments.margin, processes=arguments.processes, looks=arguments.looks),
         scratch=scratch,
     )
@@ -135,10 +145,7 @@ def _compare(comparison: Comparison, arguments: argparse.Namespace) -> int:
     from perfsuite.compare import comparing, telling
     from perfsuite.machine import fingerprint
     from perfsuite.progress import RunProgress
-    from runtime import load_checkpoint
 
-    # Made now, where it must be made: two sides that make it at once would wait for each other.
-    load_checkpoint(comparison.workload.model)
     wanted = None
     if arguments.stages is not None:
         wanted = [name.strip() for name in arguments.stages.split(",")]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from perfsuite.compare.deciding import Decision, Rules, decide, median_phases, moved_most
-from perfsuite.compare.sides import Side, Tree, Workload, sides
+from perfsuite.compare.deciding import Rules, judge_change, median_phases, moved_most
+from perfsuite.compare.sides import Side, Tree, sides
 from perfsuite.errors import RevisionError, UsageError
-from perfsuite.gate.deciding import Verdict
+from perfsuite.forked.servers import Workload
+from perfsuite.gate.deciding import Judgement, Verdict
+from perfsuite.gate.looks import Decision, decide
 from perfsuite.gate.pairing import Pairing, Replicate, Timed, run_all
 
 EXIT_REGRESSION = 1
@@ -24,7 +27,7 @@ class StageResult:
     """One stage. Without a ``decision``, ``problem`` says why there is none."""
 
     name: str
-    decision: Decision | None = None
+    decision: Decision[Replicate] | None = None
     problem: str = ""
     broken: bool = False  # it was head that failed
     head: list[Timed] = field(default_factory=list)
@@ -87,14 +90,16 @@ class Comparison:
         """Measure and judge one stage."""
         result = StageResult(name)
 
-        def measure(look: int, processes: int) -> list[Replicate]:
+        seeds = itertools.count(self.seed)
+
+        def measure() -> list[Replicate]:
             with self._sides() as (head, base):
                 pairing = Pairing(
                     head.opener(name),
                     base.opener(name),
-                    processes=processes,
+                    processes=self.rules.processes,
                     rounds=self.rules.rounds,
-                    seed=self.seed + look,
+                    seed=next(seeds),
                 )
                 try:
                     with pairing:
@@ -107,8 +112,14 @@ class Comparison:
                 result.base += base.timed
                 return replicates
 
+        def judge(replicates: Sequence[Replicate]) -> Judgement:
+            rounds = [replicate.rounds for replicate in replicates if replicate.rounds]
+            return judge_change(rounds, margin=self.rules.margin, looks=self.rules.looks)
+
         try:
-            result.decision = decide(measure, self.rules)
+            result.decision = decide(
+                measure, judge, looks=self.rules.looks, time_limit_s=self.rules.time_limit_s
+            )
         except RevisionError as error:
             result.problem = str(error)
         return result

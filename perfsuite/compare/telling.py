@@ -115,11 +115,11 @@ def _notes(comparison: Comparison, results: Sequence[StageResult]) -> list[str]:
         if decision.judgement.verdict is Verdict.INCONCLUSIVE
     ]
     for name, decision in decided:
-        disturbed = sum(replicate.disturbed for replicate in decision.replicates)
+        disturbed = sum(replicate.disturbed for replicate in decision.processes)
         if disturbed:
             notes.append(f"{name}: {disturbed} rounds left out: others used the machine")
     samples = ", ".join(
-        f"{name} {len(decision.replicates)} in {decision.looks}" for name, decision in decided
+        f"{name} {len(decision.processes)} in {decision.looks}" for name, decision in decided
     )
     if samples:
         notes.append(f"pairs of fresh processes, and looks: {samples}")
@@ -148,6 +148,6 @@ def _stage(result: StageResult) -> dict[str, Any]:
         "base_phases_s": median_phases(result.base),
         "moved_most": result.moved[0] if result.moved else None,
         "looks": decision.looks,
-        "disturbed_rounds": sum(replicate.disturbed for replicate in decision.replicates),
-        "samples": [replicate.rounds for replicate in decision.replicates],
+        "disturbed_rounds": sum(replicate.disturbed for replicate in decision.processes),
+        "samples": [replicate.rounds for replicate in decision.processes],
     }

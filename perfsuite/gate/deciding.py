@@ -98,9 +98,10 @@ def judge(
 ) -> Judgement:
     """Return the verdict on ``current`` against ``stored``; both hold one array per process.
 
-    ``looks`` is how often at most the question is asked while samples arrive. Each look has
+    ``looks`` is how often at most the question is asked while samples arrive. For an alarm each look has
     1 - (1 - confidence) / looks: by Bonferroni's inequality the chance that any of them errs stays
-    below 1 - confidence. ``margin`` is the share by which a subject may be slower.
+    below 1 - confidence. A pass needs no such care, because it ends the looking: the one-sided bound of
+    ``confidence`` must lie below the margin. ``margin`` is the share by which a subject may be slower.
 
     Too few samples are inconclusive, never an error and never another verdict.
     """
@@ -115,12 +116,16 @@ def judge(
     ]
     each = 1 - (1 - confidence) / looks
     estimate = change(usable[0], usable[1], confidence=each, resamples=resamples, seed=seed)
+    # Two-sided, so that its upper end is the one-sided bound.
+    bound = change(
+        usable[0], usable[1], confidence=2 * confidence - 1, resamples=resamples, seed=seed
+    ).high
     if estimate.low > 1 + margin:
         verdict, reason = Verdict.REGRESSION, "the interval lies above the margin"
     elif estimate.high < 1 / (1 + margin):
         verdict, reason = Verdict.IMPROVED, "the interval lies below the margin"
-    elif estimate.high < 1 + margin:
-        verdict, reason = Verdict.PASS, "the interval lies within the margin"
+    elif bound < 1 + margin:
+        verdict, reason = Verdict.PASS, f"below the margin with {confidence:.0%} confidence"
     else:
         verdict, reason = Verdict.INCONCLUSIVE, "the interval reaches across the margin"
     return Judgement(verdict, estimate, margin, counts[0], reason)

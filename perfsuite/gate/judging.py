@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from perfsuite.errors import MeasurementError
 from perfsuite.gate import baselines, deciding
 from perfsuite.gate.baselines import Baselines, Entry
 from perfsuite.gate.deciding import Judgement, Verdict
+from perfsuite.gate.looks import decide
 from perfsuite.gate.pairing import Open, Pairing, Replicate, run_all
 
 RECORDED_BATCHES = 3  # a baseline holds as many times the processes of one look
@@ -32,7 +33,7 @@ class Settings:
 
     path: Path
     update: bool = False
-    processes: int = 5
+    processes: int = 6
     looks: int = deciding.MAX_LOOKS
     time_limit_s: float = 120.0  # per subject, after which no further look begins
     seed: int = 0
@@ -165,39 +166,24 @@ class Gate:
             margin = baselines.PORTABLE_MARGIN
         else:
             stored, margin = entry.replicates, entry.margin
-        deadline = time.monotonic() + self.settings.time_limit_s
-        looks, replicates = 1, self._measure(subject, yardstick, drive)
+        drives = itertools.chain([drive], itertools.repeat(run_all))
 
-        def judged() -> Judgement:
+        def judge(replicates: Sequence[Replicate]) -> Judgement:
             rounds = [replicate.rounds for replicate in replicates]
             return deciding.judge(rounds, stored, margin=margin, looks=self.settings.looks)
 
-        judgement = judged()
-        while (
-            judgement.verdict is Verdict.INCONCLUSIVE
-            and looks < self.settings.looks
-            and time.monotonic() < deadline
-        ):
-            replicates += self._measure(subject, yardstick, run_all)
-            looks += 1
-            judgement = judged()
+        decision = decide(
+            lambda: self._measure(subject, yardstick, next(drives)),
+            judge,
+            looks=self.settings.looks,
+            time_limit_s=self.settings.time_limit_s,
+        )
+        judgement, replicates = decision.judgement, decision.processes
         verdict, reason = judgement.verdict, judgement.reason
-        if verdict is Verdict.REGRESSION:
-            # On fresh processes, and by themselves: what was drawn by chance is not drawn twice.
-            fresh = self._measure(subject, yardstick, run_all)
-            looks += 1
-            replicates += fresh
-            judgement = judged()
-            alone = [replicate.rounds for replicate in fresh if replicate.rounds]
-            again = bool(alone) and deciding.location(alone) - deciding.location(
-                stored
-            ) > math.log1p(margin)
-            if judgement.verdict is not Verdict.REGRESSION or not again:
-                verdict, reason = Verdict.INCONCLUSIVE, "a red verdict that was not confirmed"
         if verdict is not Verdict.REGRESSION and entry is not None and _slower(replicates, entry):
             verdict = Verdict.REGRESSION
             reason = f"milliseconds: more than {LATENCY_MARGIN:.0%} above the stored ones"
-        outcome = _outcome(name, verdict, reason, replicates, looks)
+        outcome = _outcome(name, verdict, reason, replicates, decision.looks)
         outcome.judgement, outcome.portable = judgement, entry is None
         outcome.stored_ratio = entry.ratio if entry else portable
         outcome.stored_phases = dict(entry.phases) if entry else {}

@@ -6,7 +6,9 @@ medians; the first round of each process is warm-up and discarded; rounds in whi
 (see ``disturbance``) are counted and left out; nothing else is.
 
 Blocks, because a run right after one of the other process is up to a quarter slower than one after its own
-kind: in pairs of single runs the drawn order itself was the largest noise.
+kind: in pairs of single runs the drawn order itself was the largest noise. Short ones, because on a machine
+with neighbours everything is slower for some hundredths of a second now and then: what they spoil is to be
+few of many rounds.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from statistics import median
 from perfsuite.gate.disturbance import DISTURBED_SHARE, Watch
 from perfsuite.measuring import collector_paused
 
-RUNS = 5  # that count, per block
-ROUNDS = 16  # kept, per process
+RUNS = 3  # that count, per block
+ROUNDS = 20  # kept, per process
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from perfsuite.compare.sides import Tree, Workload, sides
+from perfsuite.compare.sides import Tree, sides
 from perfsuite.errors import RevisionError
+from perfsuite.forked.servers import Workload
 
 MakeTree = Callable[[str], Path]
 WORKLOAD = Workload("tiny", 8, "cpu", 1)

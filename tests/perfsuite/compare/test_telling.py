@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from perfsuite.compare.comparing import Comparison, StageResult, exit_status
-from perfsuite.compare.deciding import Decision, Rules
-from perfsuite.compare.sides import Tree, Workload
+from perfsuite.compare.deciding import Rules
+from perfsuite.compare.sides import Tree
 from perfsuite.compare.telling import as_json, markdown, text
+from perfsuite.forked.servers import Workload
 from perfsuite.gate.deciding import Judgement, Verdict
+from perfsuite.gate.looks import Decision
 from perfsuite.gate.pairing import Replicate, Timed
 from perfsuite.machine import fingerprint
 from perfsuite.statistics import Estimate

@@ -8,8 +8,7 @@ from math import log
 
 import pytest
 
-from perfsuite.errors import MeasurementError
-from perfsuite.gate.contenders import Fleet, callable_contender
+from perfsuite.gate.callables import callable_contender
 from perfsuite.gate.disturbance import Watch
 from perfsuite.gate.pairing import ROUNDS, RUNS, Contender, Open, Pairing, Timed, measure
 
@@ -106,38 +105,6 @@ def test_the_first_run_of_a_block_and_the_first_round_do_not_count() -> None:
 
     (replicate,) = measure(slow_at_first, Fake(1.0).open, processes=1, seed=1)
     assert replicate.rounds == pytest.approx([log(2)] * ROUNDS)
-
-
-def test_subjects_share_a_fleet_until_one_has_met_all_of_it() -> None:
-    yardstick = Fake(1.0)
-    with Fleet(yardstick.open, 2, passes=2) as fleet:
-        for _ in range(2):  # two subjects, a look each
-            measure(Fake(1.0).open, fleet.opener(), processes=4, seed=1)
-        assert yardstick.opened == 2
-        measure(Fake(1.0).open, fleet.opener(), processes=8, seed=1)
-        assert yardstick.opened == 4
-        assert yardstick.open_now == 2
-    assert yardstick.open_now == 0
-
-
-def test_a_fleet_of_which_one_cannot_start_is_ended() -> None:
-    working = Fake(1.0)
-    opened = count()
-
-    @contextmanager
-    def second_fails() -> Iterator[Contender]:
-        if next(opened) == 1:
-            raise MeasurementError("no")
-        with working.open() as contender:
-            yield contender
-
-    with Fleet(second_fails, 3) as fleet:
-        with pytest.raises(MeasurementError), fleet.opener()():
-            pass
-        with fleet.opener()():  # the next subject gets processes that run
-            assert working.open_now == 3
-    assert working.opened == 2 + 3
-    assert working.open_now == 0
 
 
 def test_a_callable_is_slowed_by_its_factor() -> None:
