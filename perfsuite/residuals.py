@@ -43,7 +43,7 @@ def moved_constant(
     there is none. Given the phases of an earlier run for ``predicted``, it says what changed since.
     """
     total = sum(predicted.values())
-    excess = {phase: measured[phase] - predicted[phase] for phase in predicted}
+    excess = {phase: measured[phase] - predicted[phase] for phase in predicted if phase in measured}
     counting = {
         phase: seconds
         for phase, seconds in excess.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from types import MappingProxyType
 
 import torch
@@ -16,15 +17,31 @@ from runtime.devices.scratch import Scratch
 Run = Callable[[], object]
 Out = Callable[..., torch.Tensor]
 
+SHARED_BYTES = 64 << 20
+
 _EPS = 1e-5
 
 
 class DeviceOperations:
-    """Builds operations at given shapes; kernels and their scratch memory are shared, as on the device."""
+    """Builds operations at given shapes; kernels and their scratch memory are shared, as on the device.
+
+    So are the inputs that are not weights: in a forward pass the operation before has just written them, and
+    inputs of each operation's own would be met in memory instead of in the caches.
+    """
 
     def __init__(self) -> None:
         self._scratch = Scratch()
         self._kernels: dict[str, LayerKernels] = {}
+        self._inputs: dict[torch.dtype, torch.Tensor] = {}
+
+    def values(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """Return made-up values that an operation reads: in memory that all share, as far as they fit."""
+        count = prod(shape)
+        if count * dtype.itemsize > SHARED_BYTES:  # in no cache anyway
+            return torch.randn(shape).to(dtype)
+        if dtype not in self._inputs:
+            self._inputs[dtype] = torch.randn(SHARED_BYTES // dtype.itemsize).to(dtype)
+        return self._inputs[dtype][:count].view(shape)
 
     def build(self, operation: Operation) -> Run:
         """Return what computes ``operation`` once, into fresh memory where its results are private.
@@ -64,7 +81,7 @@ def _linear(device: DeviceOperations, operation: Operation) -> Run:
     kernels = device.kernels(operation)
     rows, inner, columns = operation.shape
     packed = kernels.pack(_values(kernels.dtype, columns, inner), None)
-    x = kernels.activation(_values(kernels.dtype, rows, inner))
+    x = kernels.activation(device.values(kernels.dtype, rows, inner))
     if operation.call == "fused_layer":
         return lambda: kernels.linear(x, packed)
     out = results(operation, rows, columns)
@@ -75,7 +92,7 @@ def _linear_residual(device: DeviceOperations, operation: Operation) -> Run:
     kernels = device.kernels(operation)
     rows, inner, columns = operation.shape
     packed = kernels.pack(_values(kernels.dtype, columns, inner), None)
-    x = kernels.activation(_values(kernels.dtype, rows, inner))
+    x = kernels.activation(device.values(kernels.dtype, rows, inner))
     total = torch.zeros(rows, columns)  # sums are float32 whatever crosses
     return lambda: kernels.linear(x, packed, total, residual=total)
 
@@ -83,27 +100,30 @@ def _linear_residual(device: DeviceOperations, operation: Operation) -> Run:
 def _activation(device: DeviceOperations, operation: Operation) -> Run:
     kernels = device.kernels(operation)
     dtype = _wire(operation) if operation.call == "batch_linear" else kernels.dtype
-    x = _values(dtype, *operation.shape)
+    x = device.values(dtype, *operation.shape)
     return lambda: kernels.activation(x.to(kernels.dtype))
 
 
 def _normed(device: DeviceOperations, operation: Operation) -> Run:
     kernels = device.kernels(operation)
-    x, weight = torch.randn(operation.shape), torch.ones(operation.shape[1], dtype=kernels.dtype)
+    x, weight = (
+        device.values(torch.float32, *operation.shape),
+        torch.ones(operation.shape[1], dtype=kernels.dtype),
+    )
     return lambda: kernels.normed(x, weight, _EPS)
 
 
 def _gated(device: DeviceOperations, operation: Operation) -> Run:
     kernels = device.kernels(operation)
     rows, features = operation.shape
-    x = _values(kernels.dtype, rows, 2 * features)
+    x = device.values(kernels.dtype, rows, 2 * features)
     return lambda: kernels.gated(x)
 
 
 def _rotate(device: DeviceOperations, operation: Operation) -> Run:
     kernels = device.kernels(operation)
     heads, tokens, size = operation.shape
-    x = _values(kernels.dtype, 1, tokens, heads, size)
+    x = device.values(kernels.dtype, 1, tokens, heads, size)
     cos, sin = torch.ones(tokens, size // 2), torch.zeros(tokens, size // 2)
     return lambda: kernels.rotated(x, heads, cos, sin)
 
@@ -112,8 +132,10 @@ def _attention(device: DeviceOperations, operation: Operation) -> Run:
     heads, kv_heads, tokens, size = operation.shape
     dtype = device.kernels(operation).dtype
     # Queries and keys lie head after head once they are turned, values as they were projected.
-    query, key = _values(dtype, 1, heads + kv_heads, tokens, size).tensor_split((heads,), dim=1)
-    value = _values(dtype, 1, tokens, kv_heads, size).transpose(1, 2)
+    query, key = device.values(dtype, 1, heads + kv_heads, tokens, size).tensor_split(
+        (heads,), dim=1
+    )
+    value = device.values(dtype, 1, tokens, kv_heads, size).transpose(1, 2)
     return lambda: functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, enable_gqa=kv_heads != heads
     )
@@ -122,7 +144,7 @@ def _attention(device: DeviceOperations, operation: Operation) -> Run:
 def _join_heads(device: DeviceOperations, operation: Operation) -> Run:
     heads, tokens, size = operation.shape
     # As fused attention leaves it where it returns to the order of tokens: a view, and no copy.
-    x = _values(device.kernels(operation).dtype, 1, tokens, heads, size).transpose(1, 2)
+    x = device.values(device.kernels(operation).dtype, 1, tokens, heads, size).transpose(1, 2)
     return lambda: x.transpose(1, 2).reshape(tokens, heads * size)
 
 
@@ -140,17 +162,15 @@ def _recall(device: DeviceOperations, operation: Operation) -> Run:
 
 def _scores(device: DeviceOperations, operation: Operation) -> Run:
     matrices, rows, inner, columns = operation.shape
-    a, b = (_values(_wire(operation), matrices, count, inner) for count in (rows, columns))
+    a, b = (device.values(_wire(operation), matrices, count, inner) for count in (rows, columns))
     out = results(operation, matrices, rows, columns)
     return lambda: multiply_matrices(a, b.transpose(1, 2), out())
 
 
 def _weighted(device: DeviceOperations, operation: Operation) -> Run:
     matrices, rows, inner, columns = operation.shape
-    a = torch.rand(matrices, rows, inner).to(_wire(operation))
-    # Weights after causal softmax: half of them are zeros.
-    a = a.view(matrices, -1, inner, inner).tril().view(matrices, rows, inner)
-    b = _values(_wire(operation), matrices, inner, columns)
+    a = device.values(_wire(operation), matrices, rows, inner)
+    b = device.values(_wire(operation), matrices, inner, columns)
     out = results(operation, matrices, rows, columns)
     return lambda: multiply_matrices(a, b, out())
 
@@ -164,7 +184,8 @@ def _embedding(device: DeviceOperations, operation: Operation) -> Run:
 
 def _lm_head(device: DeviceOperations, operation: Operation) -> Run:
     rows, inner, columns = operation.shape
-    x, head = (_values(_wire(operation), count, inner) for count in (rows, columns))
+    x = device.values(_wire(operation), rows, inner)
+    head = _values(_wire(operation), columns, inner)
     out = results(operation, rows, columns)
     return lambda: torch.mm(x, head.t(), out=out())
 

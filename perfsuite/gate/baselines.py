@@ -21,9 +21,9 @@ from perfsuite.files import write_text
 from perfsuite.gate import deciding
 from perfsuite.machine import Machine
 
-SCHEMA = 2  # 1 held pairs of single runs, whose ratios are others than those of blocks
+SCHEMA = 3  # 2 held rounds of any speed of the machine; 1 pairs of single runs
 PORTABLE_MARGIN = 1.5  # a stage may take up to 2.5 times what it takes over the yardstick elsewhere
-LEAST_MARGIN = 0.02
+LEAST_MARGIN = 0.03  # what a machine that is shared moves by itself from one minute to the next
 _FINGERPRINT = ("cpu", "cpu_model", "threads", "gpu", "driver", "torch", "cuda")
 
 
@@ -34,6 +34,7 @@ class Entry:
     replicates: list[list[float]]
     latency_ms: list[float]  # per process
     margin: float
+    yardstick_ms: float  # the speed at which the machine ran: see ``speed``
     phases: dict[str, float] = field(default_factory=dict)  # over the yardstick's time
 
     @property
@@ -154,6 +155,7 @@ def write(path: Path, baselines: Baselines) -> None:
             made["entries"][name] = {
                 "ratio": round(entry.ratio, 3),  # for people: the replicates are what counts
                 "margin": round(entry.margin, 4),
+                "yardstick_ms": round(entry.yardstick_ms, 3),
                 "phases": {phase: round(share, 4) for phase, share in entry.phases.items()},
                 "latency_ms": [round(value, 3) for value in entry.latency_ms],
                 "replicates": [[round(value, 4) for value in row] for row in entry.replicates],
@@ -198,6 +200,7 @@ def _entry(data: Mapping[str, Any]) -> Entry:
         replicates,
         [_positive(value) for value in data["latency_ms"]],
         _positive(data["margin"]),
+        _positive(data["yardstick_ms"]),
         {str(phase): _finite(share) for phase, share in data["phases"].items()},
     )
 

@@ -131,15 +131,6 @@ def judge(
     return Judgement(verdict, estimate, margin, counts[0], reason)
 
 
-def grown_most(current: dict[str, float], stored: dict[str, float]) -> tuple[str, float] | None:
-    """Return the phase whose time over the yardstick's grew most, and by how much; None if none did."""
-    growth = {phase: current[phase] - stored[phase] for phase in current if phase in stored}
-    if not growth:
-        return None
-    phase = max(growth, key=lambda name: growth[name])
-    return (phase, growth[phase]) if growth[phase] > 0 else None
-
-
 def _resampled(
     replicates: Sequence[NDArray[np.float64]], resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:

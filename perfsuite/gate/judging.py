@@ -18,6 +18,8 @@ from perfsuite.gate.baselines import Baselines, Entry
 from perfsuite.gate.deciding import Judgement, Verdict
 from perfsuite.gate.looks import decide
 from perfsuite.gate.pairing import Open, Pairing, Replicate, run_all
+from perfsuite.gate.speed import at_speed, typical_s
+from perfsuite.residuals import Moved, moved_constant
 
 RECORDED_BATCHES = 3  # a baseline holds as many times the processes of one look
 DISTURBED_LIMIT = 0.25  # share of disturbed rounds with which no baseline is recorded
@@ -63,9 +65,19 @@ class Outcome:
         return sum(replicate.disturbed for replicate in self.replicates)
 
     @property
-    def grown(self) -> tuple[str, float] | None:
-        """The phase that grew most, and by how much of the yardstick's time."""
-        return deciding.grown_most(self.phases, self.stored_phases)
+    def off_speed(self) -> int:
+        """Rounds that were left out because the machine was faster or slower than the baseline's."""
+        return sum(replicate.off_speed for replicate in self.replicates)
+
+    @property
+    def counted(self) -> int:
+        """Rounds that were judged."""
+        return sum(len(replicate.rounds) for replicate in self.replicates)
+
+    @property
+    def grown(self) -> Moved | None:
+        """The phase that grew most, in multiples of the yardstick's time, and the constant behind it."""
+        return moved_constant(self.phases, self.stored_phases, tolerance=0.0, share=0.0)
 
     def as_json(self, *, samples: bool = True) -> dict[str, Any]:
         """Return what reports hold of it, with or without what it was made from."""
@@ -82,14 +94,19 @@ class Outcome:
             "margin": self.judgement.margin if self.judgement else None,
             "latency_ms": self.latency_ms,
             "phases": self.phases,
-            "grew_most": self.grown[0] if self.grown else None,
+            "grew_most": self.grown.phase if self.grown else None,
             "portable": self.portable,
             "processes": len(self.replicates),
             "looks": self.looks,
             "disturbed_rounds": self.disturbed,
+            "off_speed_rounds": self.off_speed,
         }
         if samples:
             told["samples"] = [replicate.rounds for replicate in self.replicates]
+            told["yardstick_seconds"] = [
+                [round(seconds, 7) for seconds in replicate.yardstick]
+                for replicate in self.replicates
+            ]
             told["seconds"] = [
                 [round(seconds, 7) for seconds in replicate.seconds]
                 for replicate in self.replicates
@@ -172,8 +189,12 @@ class Gate:
             rounds = [replicate.rounds for replicate in replicates]
             return deciding.judge(rounds, stored, margin=margin, looks=self.settings.looks)
 
+        def measure() -> list[Replicate]:
+            replicates = self._measure(subject, yardstick, next(drives))
+            return at_speed(replicates, entry.yardstick_ms / 1e3) if entry else replicates
+
         decision = decide(
-            lambda: self._measure(subject, yardstick, next(drives)),
+            measure,
             judge,
             looks=self.settings.looks,
             time_limit_s=self.settings.time_limit_s,
@@ -185,6 +206,12 @@ class Gate:
             reason = f"milliseconds: more than {LATENCY_MARGIN:.0%} above the stored ones"
         outcome = _outcome(name, verdict, reason, replicates, decision.looks)
         outcome.judgement, outcome.portable = judgement, entry is None
+        if entry and verdict is Verdict.INCONCLUSIVE and outcome.off_speed > outcome.counted:
+            outcome.reason = (
+                f"the machine ran at another speed than when the baseline was recorded in "
+                f"{outcome.off_speed} of {outcome.off_speed + outcome.counted} rounds; "
+                f"its yardstick took {entry.yardstick_ms:.2f} ms then"
+            )
         outcome.stored_ratio = entry.ratio if entry else portable
         outcome.stored_phases = dict(entry.phases) if entry else {}
         return outcome
@@ -193,18 +220,28 @@ class Gate:
         replicates = self._measure(subject, yardstick, drive)
         for _ in range(RECORDED_BATCHES - 1):
             replicates += self._measure(subject, yardstick, run_all)
-        disturbed = sum(replicate.disturbed for replicate in replicates)
-        kept = sum(len(replicate.rounds) for replicate in replicates)
+        yardstick_s = typical_s(replicates)
+        replicates = at_speed(replicates, yardstick_s)
+        disturbed, off_speed, kept = (
+            sum(counts)
+            for counts in zip(
+                *((one.disturbed, one.off_speed, len(one.rounds)) for one in replicates),
+                strict=True,
+            )
+        )
+        rounds_made = disturbed + off_speed + kept
         usable = [
             replicate for replicate in replicates if len(replicate.rounds) >= deciding.MIN_ROUNDS
         ]
-        if (
-            disturbed > DISTURBED_LIMIT * (disturbed + kept)
-            or len(usable) < deciding.MIN_REPLICATES
-        ):
+        if disturbed > DISTURBED_LIMIT * rounds_made:
             raise MeasurementError(
-                f"{name}: not recorded: others used the machine in {disturbed} of {disturbed + kept} "
+                f"{name}: not recorded: others used the machine in {disturbed} of {rounds_made} "
                 "rounds; end them and try again"
+            )
+        if off_speed > kept or len(usable) < deciding.MIN_REPLICATES:
+            raise MeasurementError(
+                f"{name}: not recorded: the machine changed its speed in {off_speed} of "
+                f"{rounds_made} rounds; try again"
             )
         rounds = [replicate.rounds for replicate in usable]
         outcome = _outcome(name, None, "recorded", usable, RECORDED_BATCHES)
@@ -214,6 +251,7 @@ class Gate:
             rounds,
             [replicate.latency_s * 1e3 for replicate in usable],
             baselines.measured_margin(rounds, self.settings.processes),
+            yardstick_s * 1e3,
             outcome.phases,
         )
         baselines.write(self.settings.path, self.baselines)

@@ -3,7 +3,7 @@
 The rules, fixed before any result is seen: a round is a block of each, in drawn order; what ran before a
 block has emptied the caches, so its first run is discarded; a round's value is the log-ratio of the blocks'
 medians; the first round of each process is warm-up and discarded; rounds in which the machine was disturbed
-(see ``disturbance``) are counted and left out; nothing else is.
+(see ``disturbance``) are counted and left out.
 
 Blocks, because a run right after one of the other process is up to a quarter slower than one after its own
 kind: in pairs of single runs the drawn order itself was the largest noise. Short ones, because on a machine
@@ -68,7 +68,9 @@ class Replicate:
     latency_s: float  # the subject's median
     phases: dict[str, float]  # median seconds of each over the yardstick's median
     disturbed: int  # rounds left out
-    seconds: list[float] = field(default_factory=list)  # of the subject's runs in these rounds
+    seconds: list[float] = field(default_factory=list)  # of the subject's runs in all quiet rounds
+    yardstick: list[float] = field(default_factory=list)  # median seconds in each of ``rounds``
+    off_speed: int = 0  # rounds left out because the machine was faster or slower: see ``speed``
 
 
 class Pairing:
@@ -171,6 +173,7 @@ def _replicate(rounds: list[_Round]) -> Replicate:
         },
         disturbed=len(rounds) - len(quiet),
         seconds=[run.seconds for one in quiet for run in one.subject],
+        yardstick=[_median_s(one.yardstick) for one in quiet],
     )
 
 

@@ -28,16 +28,17 @@ def failure(outcome: Outcome, node: str) -> str:
         ),
         (
             f"samples: {len(outcome.replicates)} fresh processes in {outcome.looks} looks, "
-            f"{outcome.disturbed} rounds left out as disturbed"
+            f"{outcome.disturbed} rounds left out as disturbed, {outcome.off_speed} as of another speed"
         ),
     ]
     if outcome.grown:
-        phase, growth = outcome.grown
+        phase = outcome.grown.phase
         now, before = outcome.phases[phase], outcome.stored_phases[phase]
         lines.append(
             f"grew most: {phase}, from {before:.3f} to {now:.3f} of the yardstick's time "
-            f"(+{growth:.3f})"
+            f"(+{outcome.grown.excess_s:.3f})"
         )
+        lines.append(f"constant that moved: {outcome.grown.constant}, {outcome.grown.factor:.2f} x")
     lines.append(f"reproduce: pytest {shlex.quote(node)}")
     lines.append(f"accept: pytest {shlex.quote(node)} --update-baselines")
     return "\n".join(lines)

@@ -32,7 +32,7 @@ def recorded(folder: Path, ratio: float = 0.5, **replaced: Any) -> Path:
         "machine": MACHINE,
         "workload": WORKLOAD,
         "recorded": RECORDED,
-        "entries": {"fused": Entry([[log(ratio)] * 3] * 3, [1.0] * 3, 0.05, {"device": 0.4})},
+        "entries": {"fused": Entry([[log(ratio)] * 3] * 3, [1.0] * 3, 0.05, 1.0, {"device": 0.4})},
     }
     path = folder / "recorded.json"
     write(path, Baselines([Profile(**{**fields, **replaced})]))
@@ -72,9 +72,9 @@ def test_a_known_machine_is_replaced(tmp_path: Path, kept: Path) -> None:
         ({"workload": {}}, "workload: must hold"),
         ({"recorded": {**RECORDED, "date": "a\nb"}}, "recorded.date"),
         ({"entries": {}}, "entries: must be of"),
-        ({"entries": {"mine": Entry([[0.0] * 3] * 3, [1.0], 0.1)}}, "entries: must be of"),
-        ({"entries": {"fused": Entry([[0.0] * 3] * 3, [1.0], 0.9)}}, "fused.margin"),
-        ({"entries": {"fused": Entry([[0.0] * 3] * 101, [1.0], 0.1)}}, "fused.replicates"),
+        ({"entries": {"mine": Entry([[0.0] * 3] * 3, [1.0], 0.1, 1.0)}}, "entries: must be of"),
+        ({"entries": {"fused": Entry([[0.0] * 3] * 3, [1.0], 0.9, 1.0)}}, "fused.margin"),
+        ({"entries": {"fused": Entry([[0.0] * 3] * 101, [1.0], 0.1, 1.0)}}, "fused.replicates"),
     ],
 )
 def test_what_is_unknown_is_refused_and_changes_nothing(

@@ -49,3 +49,12 @@ def test_a_phase_out_of_nothing_has_no_finite_factor() -> None:
 
 def test_faster_is_not_moved() -> None:
     assert moved_constant(dict.fromkeys(PHASES, 0.0), PREDICTED) is None
+
+
+def test_a_phase_that_only_one_side_knows_is_no_change() -> None:
+    measured = {"device": 2.0, "new": 9.0}
+    moved = moved_constant(measured, {"device": 1.0, "old": 1.0}, tolerance=0.0, share=0.0)
+    assert moved is not None
+    assert moved.phase == "device"
+    assert moved_constant({}, {"device": 1.0}) is None
+    assert moved_constant(measured, {}) is None

@@ -21,7 +21,7 @@ PHASES = {"serialize": 0.1, "transport": 0.1, "device": 1.0, "deserialize": 0.1,
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    entry = Entry([[log(2.0)] * 4] * 9, [1.0] * 9, 0.02, PHASES)
+    entry = Entry([[log(2.0)] * 4] * 9, [1.0] * 9, 0.02, 1.0, PHASES)
     write(tmp_path / "baselines.json", Baselines([Profile({}, {}, {}, {"fused": entry})]))
     return tmp_path
 

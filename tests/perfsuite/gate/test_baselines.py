@@ -26,7 +26,7 @@ WORKLOAD = {"model": "tiny", "tokens": 64}
 
 def entry(ratio: float = 2.0) -> Entry:
     rows = [[float(np.log(ratio)) + 0.001 * i + 0.0001 * j for j in range(4)] for i in range(4)]
-    return Entry(rows, [10.0, 11.0, 10.5, 10.2], 0.05, {"device": 1.25})
+    return Entry(rows, [10.0, 11.0, 10.5, 10.2], 0.05, 8.0, {"device": 1.25})
 
 
 def stored(path: Path) -> Baselines:
@@ -72,10 +72,10 @@ def test_a_file_that_does_not_exist_is_empty(tmp_path: Path) -> None:
         ("[]", "schema"),
         ('{"schema": 0}', "older"),
         ('{"schema": 99}', "newer"),
-        ('{"schema": 2}', "profiles"),
-        ('{"schema": 2, "profiles": [{}], "portable": {}}', "machine"),
-        ('{"schema": 2, "profiles": [], "portable": {"fused": -1}}', "positive"),
-        ('{"schema": 2, "profiles": 3, "portable": {}}', "damaged"),
+        ('{"schema": 3}', "profiles"),
+        ('{"schema": 3, "profiles": [{}], "portable": {}}', "machine"),
+        ('{"schema": 3, "profiles": [], "portable": {"fused": -1}}', "positive"),
+        ('{"schema": 3, "profiles": 3, "portable": {}}', "damaged"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_fault(

@@ -11,7 +11,6 @@ from perfsuite.gate.deciding import (
     MIN_REPLICATES,
     Verdict,
     change,
-    grown_most,
     judge,
     location,
 )
@@ -116,13 +115,3 @@ def test_location_does_not_move_with_one_process_of_five() -> None:
 def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         change([[bad] * 3] * 3, drawn(3, seed=1))
-
-
-def test_the_phase_that_grew_most_is_named() -> None:
-    stored = {"device": 1.0, "transport": 0.5, "trusted": 0.2}
-    grown = grown_most({**stored, "transport": 0.7, "device": 1.1}, stored)
-    assert grown is not None
-    assert grown[0] == "transport"
-    assert grown[1] == pytest.approx(0.2)
-    assert grown_most(stored, stored) is None
-    assert grown_most({}, stored) is None
