@@ -41,7 +41,11 @@ class Findings:
     detected: Mapping[Kind, Mapping[str, Count]]  # by stage, real runs
     named: Mapping[Kind, Count]  # of the red stages, those whose phase was the slowed one
     simulated: Mapping[str, Mapping[str, Rates]]  # by stage, then by kind's name
-    disturbed: Count  # stages of unchanged runs in which rounds were left out
+    undecided: Count  # stages of unchanged runs without a verdict
+    off_speed: (
+        Count  # of these stages, those whose machine ran at another speed for most of the time
+    )
+    disturbed: Count  # stages of unchanged runs in which rounds were left out as disturbed
 
 
 def find(
@@ -53,6 +57,7 @@ def find(
 ) -> Findings:
     """Count and simulate. ``processes`` are those of one look."""
     stages = list(unchanged[0].subjects)
+    pairs = [(run, stage) for run in unchanged for stage in stages]
     simulated = {}
     if len(unchanged) > 1 and simulations:
         for stage in stages:
@@ -78,9 +83,14 @@ def find(
         },
         named={kind: _named(kind, runs) for kind, runs in slowed.items() if runs},
         simulated=simulated,
+        undecided=Count(sum(run.is_undecided(stage) for run, stage in pairs), len(pairs)),
+        off_speed=Count(
+            sum(run.is_undecided(stage) and run.off_speed(stage) for run, stage in pairs),
+            len(pairs),
+        ),
         disturbed=Count(
-            sum(run.disturbed(stage) for run in unchanged for stage in stages),
-            len(unchanged) * len(stages),
+            sum(run.disturbed(stage) for run, stage in pairs),
+            len(pairs),
         ),
     )
 

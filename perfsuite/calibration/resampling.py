@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perfsuite.calibration.rules import RULES, Process, Processes, gate_is_red
+from perfsuite.calibration.rules import RULES, Draw, Process, Processes, gate_is_red
 from perfsuite.calibration.suites import Run
 from perfsuite.gate.baselines import measured_margin
-from perfsuite.gate.deciding import MIN_ROUNDS
+from perfsuite.gate.deciding import MIN_REPLICATES, MIN_ROUNDS
 from perfsuite.gate.judging import RECORDED_BATCHES
 
 GATE = "this gate"
@@ -30,12 +30,12 @@ class Rates:
 
 
 def processes_of(run: Run, stage: str) -> list[Process]:
-    """Return the processes of a recorded run that have enough rounds."""
+    """Return the processes of a recorded run: the rounds that the gate judged, and all undisturbed seconds."""
     subject = run.subjects[stage]
     return [
         Process(rounds, seconds)
         for rounds, seconds in zip(subject["samples"], subject["seconds"], strict=True)
-        if len(rounds) >= MIN_ROUNDS
+        if seconds
     ]
 
 
@@ -63,16 +63,14 @@ def simulate(
             first, second = rng.choice(len(unchanged), 2, replace=False)
             stored = _drawn(unchanged[first], RECORDED_BATCHES * processes, rng)
             source = unchanged[second] if runs is unchanged else runs[int(rng.integers(len(runs)))]
-            margin = measured_margin([process.rounds for process in stored], processes, draws=100)
             looks = [_drawn(source, processes, rng)]
 
             def draw(source: Processes = source, looks: list[Processes] = looks) -> Processes:
                 return looks.pop() if looks else _drawn(source, processes, rng)
 
             current = looks[0]
-            red[kind].append(
-                gate_is_red(stored, draw, margin=margin, seed=int(rng.integers(2**31)))
-            )
+            seed = int(rng.integers(2**31))
+            red[kind].append(_gate_is_red(stored, draw, processes=processes, seed=seed))
             before, after = _seconds(stored), _seconds(current)
             for name, rule in RULES.items():
                 values[kind][name].append(rule.statistic(before, after))
@@ -94,6 +92,14 @@ def simulate(
         )
         for kind in kinds
     }
+
+
+def _gate_is_red(stored: Processes, draw: Draw, *, processes: int, seed: int) -> bool:
+    usable = [process for process in stored if len(process.rounds) >= MIN_ROUNDS]
+    if len(usable) < MIN_REPLICATES:
+        return False  # the gate would not have recorded it
+    margin = measured_margin([process.rounds for process in usable], processes, draws=100)
+    return gate_is_red(usable, draw, margin=margin, seed=seed)
 
 
 def _drawn(source: Processes, count: int, rng: np.random.Generator) -> Processes:

@@ -60,6 +60,15 @@ class Run:
         """Whether this stage failed."""
         return bool(self.subjects[stage]["verdict"] == "regression")
 
+    def is_undecided(self, stage: str) -> bool:
+        """Whether there is no verdict on this stage."""
+        return bool(self.subjects[stage]["verdict"] == "inconclusive")
+
+    def off_speed(self, stage: str) -> bool:
+        """Whether most rounds of this stage were left out because the machine ran at another speed."""
+        subject = self.subjects[stage]
+        return bool(subject["off_speed_rounds"] > sum(map(len, subject["samples"])))
+
     def disturbed(self, stage: str) -> bool:
         """Whether rounds of this stage had to be left out."""
         return bool(self.subjects[stage]["disturbed_rounds"])

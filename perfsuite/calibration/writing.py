@@ -57,8 +57,9 @@ def _lines(
         ),
         "",
         (
-            f"Unchanged runs that failed: **{findings.false_alarms}**. Stages of them in which rounds were left "
-            f"out as disturbed: {findings.disturbed}."
+            f"Unchanged runs that failed: **{findings.false_alarms}**. Of their stages {findings.undecided} "
+            f"were left undecided, {findings.off_speed} because the machine ran at another speed than when the "
+            f"baseline was recorded; in {findings.disturbed} rounds were left out as disturbed."
         ),
         "",
     )

@@ -33,6 +33,7 @@ def subject(verdict: str, grew_most: str, *, scale: float, seed: int) -> Mapping
         "verdict": verdict,
         "grew_most": grew_most,
         "disturbed_rounds": 0,
+        "off_speed_rounds": 0,
         "samples": rng.normal(log(2.0 * scale), 0.005, (8, 6)).tolist(),
         "seconds": rng.normal(scale, 0.01, (8, 30)).tolist(),
     }
