@@ -6,7 +6,7 @@ import itertools
 import math
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median
@@ -25,6 +25,9 @@ RECORDED_BATCHES = 3  # a baseline is made from as many times the processes of o
 MOST_BATCHES = 6  # if the machine's speed changes meanwhile
 RECORDED_SHARE = 2 / 3  # of the processes of these batches must have run at one speed
 DISTURBED_LIMIT = 0.25  # share of disturbed rounds with which no baseline is recorded
+OFF_SPEED_MARGIN = (
+    0.25  # where the machine runs at another speed than when the baseline was recorded
+)
 LATENCY_MARGIN = 0.5  # for seconds, which a yardstick does not steady
 
 # Runs a pairing's loop; pytest-benchmark's where its statistics are wanted.
@@ -187,21 +190,27 @@ class Gate:
             stored, margin = entry.replicates, entry.margin
         drives = itertools.chain([drive], itertools.repeat(run_all))
 
-        def judge(replicates: Sequence[Replicate]) -> Judgement:
-            rounds = [replicate.rounds for replicate in replicates]
-            return deciding.judge(rounds, stored, margin=margin, looks=self.settings.looks)
-
-        def measure() -> list[Replicate]:
-            replicates = self._measure(subject, yardstick, next(drives))
+        def alike(replicates: Sequence[Replicate]) -> Sequence[Replicate]:
             return at_speed(replicates, entry.yardstick_ms / 1e3) if entry else replicates
 
+        def judge(replicates: Sequence[Replicate]) -> Judgement:
+            judgement = self._judgement(alike(replicates), stored, margin)
+            if judgement.verdict is Verdict.INCONCLUSIVE and margin < OFF_SPEED_MARGIN:
+                # What no change of the machine's speed explains is red at any speed.
+                widely = self._judgement(replicates, stored, OFF_SPEED_MARGIN)
+                if widely.verdict is Verdict.REGRESSION:
+                    return replace(widely, reason=f"{widely.reason} for any speed of the machine")
+            return judgement
+
         decision = decide(
-            measure,
+            lambda: self._measure(subject, yardstick, next(drives)),
             judge,
             looks=self.settings.looks,
             time_limit_s=self.settings.time_limit_s,
         )
         judgement, replicates = decision.judgement, decision.processes
+        if judgement.margin == margin:
+            replicates = list(alike(replicates))
         verdict, reason = judgement.verdict, judgement.reason
         if verdict is not Verdict.REGRESSION and entry is not None and _slower(replicates, entry):
             verdict = Verdict.REGRESSION
@@ -218,16 +227,24 @@ class Gate:
         outcome.stored_phases = dict(entry.phases) if entry else {}
         return outcome
 
+    def _judgement(
+        self, replicates: Sequence[Replicate], stored: deciding.Replicates, margin: float
+    ) -> Judgement:
+        rounds = [replicate.rounds for replicate in replicates]
+        return deciding.judge(rounds, stored, margin=margin, looks=self.settings.looks)
+
     def _record(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
-        measured = self._measure(subject, yardstick, drive)
         enough = math.ceil(RECORDED_SHARE * RECORDED_BATCHES * self.settings.processes)
-        usable: list[Replicate] = []
-        for batch in range(2, MOST_BATCHES + 1):
-            measured += self._measure(subject, yardstick, run_all)
+        drives = itertools.chain([drive], itertools.repeat(run_all))
+        measured: list[Replicate] = []
+        batches = 0
+        while True:
+            measured += self._measure(subject, yardstick, next(drives))
+            batches += 1
             yardstick_s = typical_s(measured)
             replicates = at_speed(measured, yardstick_s)
             usable = [one for one in replicates if len(one.rounds) >= deciding.MIN_ROUNDS]
-            if batch >= RECORDED_BATCHES and len(usable) >= enough:
+            if batches >= RECORDED_BATCHES and (len(usable) >= enough or batches == MOST_BATCHES):
                 break
         disturbed = sum(one.disturbed for one in replicates)
         off_speed = sum(one.off_speed for one in replicates)
@@ -243,7 +260,7 @@ class Gate:
                 "rounds; try again when it is steady"
             )
         rounds = [replicate.rounds for replicate in usable]
-        outcome = _outcome(name, None, "recorded", usable, RECORDED_BATCHES)
+        outcome = _outcome(name, None, "recorded", usable, batches)
         profile = self.baselines.profile(self.machine, self.workload)
         profile.recorded = provenance()
         profile.entries[name] = Entry(

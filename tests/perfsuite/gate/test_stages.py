@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 GATE = ["-m", "pytest", "perfsuite/test_latency.py", "-k", "fused", "--benchmark-disable", "-q"]
+ATTEMPTS = 4  # where the machine changes its speed there is no verdict; a green one is never right
 CALL = "        self._device.run(request.call, inputs, outputs)\n"
 
 
@@ -33,21 +34,24 @@ def gate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_sleep_of_a_tenth_in_the_worker_is_caught_by_the_ratio(project: Path) -> None:
-    recorded = gate(project, "--update-baselines")
-    assert recorded.returncode == 0, recorded.stdout
-    baselines = project / "perfsuite" / "baselines.json"
-    (profile,) = json.loads(baselines.read_text())["profiles"]
-    seconds = 0.1 * median(profile["entries"]["fused"]["latency_ms"]) / 1e3
     service = project / "runtime" / "service.py"
     text = service.read_text()
     assert text.count(CALL) == 1
-    # Once a forward, in its last call.
-    sleep = f"        time.sleep({seconds} * (request.call.operation == 'lm_head'))\n"
-    service.write_text(text.replace(CALL, CALL + sleep))
-    slower = gate(project)
-    assert slower.returncode == 1, slower.stdout
-    assert "fused: regression" in slower.stdout
-    assert "grew most: device" in slower.stdout
-    assert "constant that moved: device: FLOP/s and bytes/s" in slower.stdout
+    output = "inconclusive"
+    for _ in range(ATTEMPTS):
+        service.write_text(text)
+        recorded = gate(project, "--update-baselines")
+        assert recorded.returncode == 0, recorded.stdout
+        data = json.loads((project / "perfsuite" / "baselines.json").read_text())
+        seconds = 0.1 * median(data["profiles"][0]["entries"]["fused"]["latency_ms"]) / 1e3
+        # Once a forward, in its last call.
+        sleep = f"        time.sleep({seconds} * (request.call.operation == 'lm_head'))\n"
+        service.write_text(text.replace(CALL, CALL + sleep))
+        output = gate(project).stdout
+        if "inconclusive" not in output:
+            break
+    assert "fused: regression" in output, output
+    assert "grew most: device" in output
+    assert "constant that moved: device: FLOP/s and bytes/s" in output
