@@ -17,7 +17,6 @@ from typing import Any
 
 from perfsuite.errors import MeasurementError, UsageError
 from perfsuite.gate.baselines import Profile, read
-from perfsuite.gate.judging import RECORDED_BATCHES
 
 SUITE = Path(__file__).parents[1] / "test_latency.py"
 BASELINES = "baselines.json"
@@ -133,9 +132,15 @@ class Folder:
 
     @property
     def processes(self) -> int:
-        """Fresh processes of one look."""
-        (profile,) = self._profiles
-        return min(len(entry.replicates) for entry in profile.entries.values()) // RECORDED_BATCHES
+        """Fresh processes of one look.
+
+        Raises:
+            UsageError: if nothing has been run yet.
+        """
+        for path in sorted(self.path.glob("*-[0-9]*.json")):
+            subject = next(iter(self._read(equal(), path).subjects.values()))
+            return int(subject["processes"]) // int(subject["looks"])
+        raise UsageError(f"{self.path}: has no runs")
 
     @cached_property
     def _profiles(self) -> list[Profile]:

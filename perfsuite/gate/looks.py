@@ -33,8 +33,9 @@ def decide(
 ) -> Decision[_Process]:
     """Judge what ``measure`` returns, and more of it while the verdict is open, ``looks`` times at most.
 
-    No look begins after ``time_limit_s``, but a red verdict is always measured once more: it stays red only
-    if these fresh processes alone lie above the margin as well. What was drawn by chance is not drawn twice.
+    No look begins after ``time_limit_s``, but a red verdict is always measured once more, and again if nothing
+    comes of it: it stays red only if these fresh processes alone lie above the margin as well. What was
+    drawn by chance is not drawn twice.
     """
     deadline = time.monotonic() + time_limit_s
     processes = list(measure())
@@ -46,11 +47,14 @@ def decide(
         looked += 1
         judgement = judge(processes)
     if judgement.verdict is Verdict.REGRESSION:
-        fresh = measure()
+        fresh = list(measure())
+        looked, most = looked + 1, looked + looks
+        # Not a number where too few of them were undisturbed.
+        while not math.isfinite((alone := judge(fresh)).change.value) and looked < most:
+            fresh += measure()
+            looked += 1
         processes += fresh
-        looked += 1
-        alone, judgement = judge(fresh), judge(processes)
-        # Not a number where too few of them were undisturbed: no confirmation.
+        judgement = judge(processes)
         if judgement.verdict is not Verdict.REGRESSION or not alone.change.value > 1 + alone.margin:
             judgement = replace(judgement, verdict=Verdict.INCONCLUSIVE, reason=UNCONFIRMED)
     return Decision(judgement, processes, looked)

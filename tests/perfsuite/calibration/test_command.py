@@ -32,6 +32,8 @@ def subject(verdict: str, grew_most: str, *, scale: float, seed: int) -> Mapping
         "name": "fused",
         "verdict": verdict,
         "grew_most": grew_most,
+        "processes": 8,
+        "looks": 1,
         "disturbed_rounds": 0,
         "off_speed_rounds": 0,
         "samples": rng.normal(log(2.0 * scale), 0.005, (8, 6)).tolist(),

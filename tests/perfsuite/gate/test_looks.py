@@ -39,7 +39,8 @@ def judge(changes: Sequence[float]) -> Judgement:
         ([0.05, 0.05, 0.05], Verdict.INCONCLUSIVE, 3),
         ([0.3, 0.0], Verdict.INCONCLUSIVE, 2),  # together red, but the fresh ones are not
         ([0.1, 0.055], Verdict.INCONCLUSIVE, 2),  # the fresh ones are, but not all together
-        ([0.1, nan], Verdict.INCONCLUSIVE, 2),
+        ([0.1, nan, 0.1], Verdict.REGRESSION, 3),
+        ([0.1, nan, nan, nan], Verdict.INCONCLUSIVE, 4),
         ([nan, 0.0], Verdict.PASS, 2),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 GATE = ["-m", "pytest", "perfsuite/test_latency.py", "-k", "fused", "--benchmark-disable", "-q"]
-ATTEMPTS = 4  # where the machine changes its speed there is no verdict; a green one is never right
+ATTEMPTS = 5  # there is no verdict where the machine changes its speed; a green one is never right
 CALL = "        self._device.run(request.call, inputs, outputs)\n"
 
 
@@ -29,29 +29,38 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def gate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *GATE, *options]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+def gate(project: Path, *options: str) -> str:
+    # Few processes, so that little time passes between what is compared.
+    command = [sys.executable, *GATE, "-o", "perf_processes=3", *options]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False).stdout
 
 
-@pytest.mark.timeout(900)
-def test_a_sleep_of_a_tenth_in_the_worker_is_caught_by_the_ratio(project: Path) -> None:
+def slowed(text: str, project: Path, share: float) -> str:
+    """Return ``service.py`` whose worker sleeps ``share`` of a forward, in the last call of each."""
+    data = json.loads((project / "perfsuite" / "baselines.json").read_text())
+    seconds = share * median(data["profiles"][0]["entries"]["fused"]["latency_ms"]) / 1e3
+    assert text.count(CALL) == 1
+    sleep = f"        time.sleep({seconds} * (request.call.operation == 'lm_head'))\n"
+    return text.replace(CALL, CALL + sleep)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("share", [0.1, 0.8])
+def test_a_sleep_in_the_worker_is_caught_by_the_ratio(project: Path, share: float) -> None:
     service = project / "runtime" / "service.py"
     text = service.read_text()
-    assert text.count(CALL) == 1
-    output = "inconclusive"
     for _ in range(ATTEMPTS):
         service.write_text(text)
-        recorded = gate(project, "--update-baselines")
-        assert recorded.returncode == 0, recorded.stdout
-        data = json.loads((project / "perfsuite" / "baselines.json").read_text())
-        seconds = 0.1 * median(data["profiles"][0]["entries"]["fused"]["latency_ms"]) / 1e3
-        # Once a forward, in its last call.
-        sleep = f"        time.sleep({seconds} * (request.call.operation == 'lm_head'))\n"
-        service.write_text(text.replace(CALL, CALL + sleep))
-        output = gate(project).stdout
+        output = gate(project, "--update-baselines")
+        if "not recorded" in output:
+            continue
+        service.write_text(slowed(text, project, share))
+        output = gate(project)
         if "inconclusive" not in output:
             break
+    else:
+        # What the gate says of such a machine is right; there is nothing to be seen on it.
+        pytest.skip("the machine changed its speed in every attempt")
     assert "fused: regression" in output, output
     assert "grew most: device" in output
     assert "constant that moved: device: FLOP/s and bytes/s" in output
