@@ -17,12 +17,12 @@ from typing import Any
 from perfsuite.errors import UsageError
 from perfsuite.gate import baselines
 from perfsuite.gate.baselines import Profile
+from perfsuite.results import PHASES
 from runtime import STAGES
 
 MAX_BYTES = 1 << 20
 _MAX_TEXT = 200
 _MAX_MARGIN = 0.5
-_MAX_REPLICATES = 100
 _MACHINE = {"cpu", "cpu_model", "threads", "gpu", "driver", "torch", "cuda"}
 _WORKLOAD = {"model", "tokens", "device"}
 _RECORDED = {"commit", "date"}
@@ -70,8 +70,10 @@ def _check(profile: Profile) -> None:
         # A margin that forgives everything would switch the gate off.
         if entry.margin > _MAX_MARGIN:
             raise UsageError(f"entries.{name}.margin: {entry.margin} is above {_MAX_MARGIN}")
-        if len(entry.replicates) > _MAX_REPLICATES:
-            raise UsageError(f"entries.{name}.replicates: more than {_MAX_REPLICATES}")
+        if len(entry.replicates) > baselines.MOST_REPLICATES:
+            raise UsageError(f"entries.{name}.replicates: more than {baselines.MOST_REPLICATES}")
+        if not entry.phases.keys() <= set(PHASES):
+            raise UsageError(f"entries.{name}.phases: must be of {', '.join(PHASES)}")
 
 
 def _check_plain(place: str, value: Any) -> None:

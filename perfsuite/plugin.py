@@ -36,7 +36,7 @@ _INI = {
     "perf_tokens": ("length of the prompt", "64"),
     "perf_device": ("device of the worker and of the unsplit model", "cpu"),
     "perf_threads": ("compute threads of each process: one is the quietest", "1"),
-    "perf_processes": ("fresh processes per look", "6"),
+    "perf_processes": ("fresh processes per look", "12"),
     "perf_looks": ("how often at most more are measured", "3"),
     "perf_time_limit": ("seconds per subject, after which no further look begins", "120"),
     "perf_inconclusive": ("report, or fail", "report"),
@@ -48,6 +48,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("perf", "latency gate")
     group.addoption(
         "--update-baselines", action="store_true", help="accept what is measured as the baselines"
+    )
+    group.addoption(
+        "--extend-baselines",
+        action="store_true",
+        help="add what is measured to the baselines: other speeds of the machine, the same code",
     )
     group.addoption("--perf-baselines", metavar="FILE", help="instead of the ini setting's file")
     group.addoption(
@@ -102,7 +107,8 @@ class GateSession:
         if self.report is not None:
             check_writable(self.report)
         self.slowdowns = parse_slowdowns(config.option.perf_slowdown)
-        self.update: bool = config.option.update_baselines
+        self.extend: bool = config.option.extend_baselines
+        self.update: bool = config.option.update_baselines or self.extend
         if self.update and self.slowdowns:
             raise UsageError("--update-baselines: not together with --perf-slowdown")
         self.fails_inconclusive = self._choice("perf_inconclusive", ("report", "fail")) == "fail"
@@ -114,6 +120,7 @@ class GateSession:
         self.settings = Settings(
             path=Path(named),
             update=self.update,
+            extend=self.extend,
             processes=processes,
             looks=looks,
             time_limit_s=limit,

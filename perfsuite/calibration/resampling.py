@@ -1,23 +1,26 @@
 """Many more suite runs than anybody can wait for, drawn from the processes of those that were recorded.
 
 A simulated run draws one recorded run, and then its processes with replacement: what all processes of a run
-share, because the machine was in some state, stays together. The baseline is drawn from another run.
+share, because the machine was in some state, stays together. The baseline is drawn from ``RECORDINGS`` other
+runs, as one is recorded over several states of the machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
-from perfsuite.calibration.rules import RULES, Draw, Process, Processes, gate_is_red
+from perfsuite.calibration.rules import RULES, Process, Processes, gate_is_red, sample_of
 from perfsuite.calibration.suites import Run
 from perfsuite.gate.baselines import measured_margin
-from perfsuite.gate.deciding import MIN_REPLICATES, MIN_ROUNDS
+from perfsuite.gate.deciding import MIN_ROUNDS
 from perfsuite.gate.judging import RECORDED_BATCHES
 
 GATE = "this gate"
+RECORDINGS = 4  # runs that a simulated baseline is drawn from
 LEVEL = 0.01  # of false alarms per stage, at which the rules are compared
 
 
@@ -30,12 +33,13 @@ class Rates:
 
 
 def processes_of(run: Run, stage: str) -> list[Process]:
-    """Return the processes of a recorded run: the rounds that the gate judged, and all undisturbed seconds."""
+    """Return the processes of a recorded run as far as they were undisturbed."""
     subject = run.subjects[stage]
+    columns = (subject[name] for name in ("samples", "yardstick_seconds", "seconds"))
     return [
-        Process(rounds, seconds)
-        for rounds, seconds in zip(subject["samples"], subject["seconds"], strict=True)
-        if seconds
+        Process(rounds, median(yardstick), seconds)
+        for rounds, yardstick, seconds in zip(*columns, strict=True)
+        if len(rounds) >= MIN_ROUNDS
     ]
 
 
@@ -51,6 +55,7 @@ def simulate(
 
     ``unchanged`` and each value of ``slowed`` hold one list of processes per recorded run; at least two
     unchanged runs are needed, because a baseline is never drawn from the run that it is held against.
+    ``processes`` are those of one look.
     """
     rng = np.random.default_rng(seed)
     kinds = {"": unchanged, **slowed}
@@ -60,18 +65,19 @@ def simulate(
     }
     for kind, runs in kinds.items():
         for _ in range(simulations):
-            first, second = rng.choice(len(unchanged), 2, replace=False)
-            stored = _drawn(unchanged[first], RECORDED_BATCHES * processes, rng)
-            source = unchanged[second] if runs is unchanged else runs[int(rng.integers(len(runs)))]
+            current, *others = rng.permutation(len(unchanged))
+            recordings = [process for run in others[:RECORDINGS] for process in unchanged[run]]
+            stored = _drawn(recordings, RECORDED_BATCHES * processes, rng)
+            source = unchanged[current] if runs is unchanged else runs[int(rng.integers(len(runs)))]
             looks = [_drawn(source, processes, rng)]
 
             def draw(source: Processes = source, looks: list[Processes] = looks) -> Processes:
                 return looks.pop() if looks else _drawn(source, processes, rng)
 
-            current = looks[0]
+            before, after = _seconds(stored), _seconds(looks[0])
+            margin = measured_margin(sample_of(stored), processes, draws=100)
             seed = int(rng.integers(2**31))
-            red[kind].append(_gate_is_red(stored, draw, processes=processes, seed=seed))
-            before, after = _seconds(stored), _seconds(current)
+            red[kind].append(gate_is_red(stored, draw, margin=margin, seed=seed))
             for name, rule in RULES.items():
                 values[kind][name].append(rule.statistic(before, after))
     return {
@@ -92,14 +98,6 @@ def simulate(
         )
         for kind in kinds
     }
-
-
-def _gate_is_red(stored: Processes, draw: Draw, *, processes: int, seed: int) -> bool:
-    usable = [process for process in stored if len(process.rounds) >= MIN_ROUNDS]
-    if len(usable) < MIN_REPLICATES:
-        return False  # the gate would not have recorded it
-    margin = measured_margin([process.rounds for process in usable], processes, draws=100)
-    return gate_is_red(usable, draw, margin=margin, seed=seed)
 
 
 def _drawn(source: Processes, count: int, rng: np.random.Generator) -> Processes:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from perfsuite.gate import deciding
+from perfsuite.gate import deciding, speed
 from perfsuite.gate.deciding import Judgement, Verdict
 from perfsuite.gate.looks import decide
+from perfsuite.gate.speed import Sample
 
 LOOKS = deciding.MAX_LOOKS
 RESAMPLES = 500  # of each judgement's bootstrap: there are thousands of judgements
@@ -28,6 +29,7 @@ class Process:
     """What one fresh process gave: log-ratios of its rounds, and the seconds of its runs."""
 
     rounds: Sequence[float]
+    yardstick_s: float  # in the median of these rounds
     seconds: Sequence[float]
 
 
@@ -35,14 +37,25 @@ Processes = Sequence[Process]
 Draw = Callable[[], Processes]  # another look's processes
 
 
+def sample_of(processes: Processes) -> Sample:
+    """Return what the gate sees of them."""
+    return Sample(
+        [process.rounds for process in processes], [process.yardstick_s for process in processes]
+    )
+
+
 def gate_is_red(stored: Processes, draw: Draw, *, margin: float, seed: int) -> bool:
     """Return whether the gate's rule fails."""
-    baseline = [process.rounds for process in stored]
+    baseline = sample_of(stored)
 
     def judge(measured: Processes) -> Judgement:
-        rounds = [process.rounds for process in measured]
-        return deciding.judge(
-            rounds, baseline, margin=margin, looks=LOOKS, resamples=RESAMPLES, seed=seed
+        return speed.judge(
+            sample_of(measured),
+            baseline,
+            margin=margin,
+            looks=LOOKS,
+            resamples=RESAMPLES,
+            seed=seed,
         )
 
     return decide(draw, judge, looks=LOOKS).judgement.verdict is Verdict.REGRESSION

@@ -70,6 +70,9 @@ def main() -> int:
 
 def serve(session: Session, answers: IO[bytes]) -> None:
     """Open sessions, each in a fresh process, until stdin ends."""
+    # What is there by now stays: no child is to walk through it, and copy its pages by that.
+    gc.collect()
+    gc.freeze()
     while (request := _receive()) is not None:
         if "open" not in request:  # for a session that failed
             _send(answers, {"error": "nothing is open"})

@@ -19,11 +19,13 @@ import numpy as np
 from perfsuite.errors import UsageError
 from perfsuite.files import write_text
 from perfsuite.gate import deciding
+from perfsuite.gate.speed import Sample, noise
 from perfsuite.machine import Machine
 
-SCHEMA = 3  # 2 held rounds of any speed of the machine; 1 pairs of single runs
+SCHEMA = 4  # 3 held one speed of the machine; 2 did not know its speed; 1 held pairs of single runs
 PORTABLE_MARGIN = 1.5  # a stage may take up to 2.5 times what it takes over the yardstick elsewhere
-LEAST_MARGIN = 0.03  # what a machine that is shared moves by itself from one minute to the next
+LEAST_MARGIN = 0.02  # what a machine that is shared moves by itself from one minute to the next
+MOST_REPLICATES = 100  # processes of one entry: an extension drops the oldest beyond
 _FINGERPRINT = ("cpu", "cpu_model", "threads", "gpu", "driver", "torch", "cuda")
 
 
@@ -32,10 +34,15 @@ class Entry:
     """One subject as it was accepted. ``replicates`` are log-ratios, a row per process."""
 
     replicates: list[list[float]]
-    latency_ms: list[float]  # per process
+    latency_ms: list[float]  # per process, as are the next two
+    yardstick_ms: list[float]  # the speed at which the machine ran: see ``speed``
+    phases: dict[str, list[float]]  # over the yardstick's time
     margin: float
-    yardstick_ms: float  # the speed at which the machine ran: see ``speed``
-    phases: dict[str, float] = field(default_factory=dict)  # over the yardstick's time
+
+    @property
+    def sample(self) -> Sample:
+        """What others are held against."""
+        return Sample(self.replicates, [value / 1e3 for value in self.yardstick_ms])
 
     @property
     def ratio(self) -> float:
@@ -85,24 +92,18 @@ def fingerprint_of(machine: Machine) -> dict[str, Any]:
     return {name: machine[name] for name in _FINGERPRINT}  # type: ignore[literal-required]
 
 
-def measured_margin(
-    replicates: deciding.Replicates, processes: int, *, draws: int = 1000, seed: int = 0
-) -> float:
+def measured_margin(stored: Sample, processes: int, *, draws: int = 1000, seed: int = 0) -> float:
     """Return the margin that runs of ``processes`` processes need, from A/A noise alone.
 
     Draws two disjoint groups of recorded processes again and again, and takes the 95 % quantile of the
-    change between them; at least ``LEAST_MARGIN``.
+    change between them, each process held against those of its speed; at least ``LEAST_MARGIN``.
     """
     rng = np.random.default_rng(seed)
-    size = max(1, min(processes, len(replicates) // 2))
-    changes = []
-    for _ in range(draws):
-        order = rng.permutation(len(replicates))
-        one, other = (
-            deciding.location([replicates[index] for index in part])
-            for part in (order[:size], order[size:])
-        )
-        changes.append(abs(one - other))
+    differences = noise(stored)
+    size = max(1, min(processes, len(differences) // 2))
+    order = rng.permuted(np.tile(differences, (draws, 1)), axis=1)
+    one, other = (deciding.trimmed_mean(part) for part in (order[:, :size], order[:, size:]))
+    changes = np.abs(one - other)
     return max(LEAST_MARGIN, exp(float(np.quantile(changes, 0.95))) - 1)
 
 
@@ -155,8 +156,11 @@ def write(path: Path, baselines: Baselines) -> None:
             made["entries"][name] = {
                 "ratio": round(entry.ratio, 3),  # for people: the replicates are what counts
                 "margin": round(entry.margin, 4),
-                "yardstick_ms": round(entry.yardstick_ms, 3),
-                "phases": {phase: round(share, 4) for phase, share in entry.phases.items()},
+                "yardstick_ms": [round(value, 3) for value in entry.yardstick_ms],
+                "phases": {
+                    phase: [round(share, 4) for share in shares]
+                    for phase, shares in entry.phases.items()
+                },
                 "latency_ms": [round(value, 3) for value in entry.latency_ms],
                 "replicates": [[round(value, 4) for value in row] for row in entry.replicates],
             }
@@ -196,13 +200,22 @@ def _entry(data: Mapping[str, Any]) -> Entry:
     stored = _positive(data["ratio"])
     if abs(log(stored) - deciding.location(replicates)) > 0.01:
         raise ValueError(f"ratio {stored} is not the replicates' own")
-    return Entry(
+    entry = Entry(
         replicates,
         [_positive(value) for value in data["latency_ms"]],
+        [_positive(value) for value in data["yardstick_ms"]],
+        {
+            str(name): [_finite(share) for share in shares]
+            for name, shares in data["phases"].items()
+        },
         _positive(data["margin"]),
-        _positive(data["yardstick_ms"]),
-        {str(phase): _finite(share) for phase, share in data["phases"].items()},
     )
+    per_process = (entry.latency_ms, entry.yardstick_ms, *entry.phases.values())
+    if any(len(values) != len(replicates) for values in per_process):
+        raise ValueError(
+            "replicates, latency_ms, yardstick_ms and phases are of different processes"
+        )
+    return entry
 
 
 def _finite(value: object) -> float:

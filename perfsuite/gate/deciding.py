@@ -24,8 +24,10 @@ CONFIDENCE = 0.95
 MAX_LOOKS = 3
 RESAMPLES = 4_000
 TRIM = 0.2  # share of the replicates that may be far off at either end without moving the location
+LEAST_WEIGHT = 1e-6  # so that a resample without any near replicate has a location
 
-Replicates = Sequence[Sequence[float] | NDArray[np.float64]]
+Array = NDArray[np.float64]
+Replicates = Sequence[Sequence[float] | Array]
 
 
 class Verdict(StrEnum):
@@ -48,20 +50,43 @@ class Judgement:
     reason: str
 
 
+def trimmed_mean(values: Array, weights: Array | None = None) -> Array:
+    """Return the mean of what lies between the quantiles ``TRIM`` and 1 - ``TRIM``, (...,).
+
+    ``values`` and their ``weights`` (default: equal) are (..., count) and broadcast. A value at a quantile
+    counts by the part of its weight that lies inside, so that the mean moves smoothly with every weight.
+    """
+    if weights is None:
+        weights = np.ones_like(values)
+    order = np.argsort(values, axis=-1)
+    ordered = np.take_along_axis(values, order, axis=-1)
+    aligned = np.broadcast_arrays(weights, order)
+    each = np.take_along_axis(aligned[0], aligned[1], axis=-1)
+    ends = np.cumsum(each, axis=-1)
+    share, total = each / ends[..., -1:], ends / ends[..., -1:]
+    inside = np.clip(total, TRIM, 1 - TRIM) - np.clip(total - share, TRIM, 1 - TRIM)
+    return np.asarray((ordered * inside).sum(axis=-1) / (1 - 2 * TRIM))
+
+
 def location(replicates: Replicates) -> float:
     """Return the trimmed mean over processes of the median over rounds."""
-    return float(stats.trim_mean([np.median(rounds) for rounds in replicates], TRIM))
+    return float(trimmed_mean(np.array([np.median(rounds) for rounds in replicates])))
 
 
 def change(
     current: Replicates,
     stored: Replicates,
     *,
+    nearness: Array | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Return exp(location(current) - location(stored)) with its two-sided interval.
+    """Return by which factor ``current`` takes longer than ``stored``, with its two-sided interval.
+
+    Each current process is held against the trimmed mean of the stored ones, in which they count by
+    ``nearness``, (current, stored), at least 0; without it they count alike. The factor is exp of the
+    differences' trimmed mean; if they count alike, of location(current) - location(stored).
 
     A hierarchical percentile bootstrap over processes and rounds of both sides. With few processes a
     percentile interval is too short; its percentiles are moved out to where a t interval would be
@@ -74,13 +99,21 @@ def change(
     """
     rng = np.random.default_rng(seed)
     sides = [_checked(current), _checked(stored)]
+    if nearness is None:
+        nearness = np.ones((len(sides[0]), len(sides[1])))
     level = (1 - confidence) / 2
-    drawn = [_resampled(side, resamples, rng) for side in sides]
-    value = location(sides[0]) - location(sides[1])
+    medians = [np.array([[np.median(rounds) for rounds in side]]) for side in sides]
+    every = [np.arange(len(side))[None] for side in sides]
+    value = float(_difference(medians, every, nearness)[0])
+    drawn = [rng.integers(len(side), size=(resamples, len(side))) for side in sides]
+    medians = [
+        _resampled_medians(side, numbers, rng) for side, numbers in zip(sides, drawn, strict=True)
+    ]
+    differences = _difference(medians, drawn, nearness)
     smallest = min(len(side) for side in sides)
     reach = math.sqrt(smallest / (smallest - 1)) * stats.t.ppf(1 - level, smallest - 1)
     outer = float(stats.norm.sf(reach))
-    low, high = np.quantile(drawn[0] - drawn[1], [outer, 1 - outer])
+    low, high = np.quantile(differences, [outer, 1 - outer])
     return Estimate(
         math.exp(value), math.exp(min(float(low), value)), math.exp(max(float(high), value))
     )
@@ -91,12 +124,15 @@ def judge(
     stored: Replicates,
     *,
     margin: float,
+    nearness: Array | None = None,
     confidence: float = CONFIDENCE,
     looks: int = MAX_LOOKS,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Judgement:
     """Return the verdict on ``current`` against ``stored``; both hold one array per process.
+
+    ``nearness`` is that of ``change``.
 
     ``looks`` is how often at most the question is asked while samples arrive. For an alarm each look has
     1 - (1 - confidence) / looks: by Bonferroni's inequality the chance that any of them errs stays
@@ -111,15 +147,25 @@ def judge(
         reason = f"{min(counts)} processes {which}, {MIN_REPLICATES} are the least"
         unknown = Estimate(math.nan, 0.0, math.inf)
         return Judgement(Verdict.INCONCLUSIVE, unknown, margin, counts[0], reason)
-    usable = [
-        [rounds for rounds in side if np.size(rounds) >= MIN_ROUNDS] for side in (current, stored)
+    numbers = [
+        [number for number, rounds in enumerate(side) if np.size(rounds) >= MIN_ROUNDS]
+        for side in (current, stored)
     ]
-    each = 1 - (1 - confidence) / looks
-    estimate = change(usable[0], usable[1], confidence=each, resamples=resamples, seed=seed)
-    # Two-sided, so that its upper end is the one-sided bound.
-    bound = change(
-        usable[0], usable[1], confidence=2 * confidence - 1, resamples=resamples, seed=seed
-    ).high
+    if nearness is not None:
+        nearness = nearness[np.ix_(*numbers)]
+
+    def estimated(confidence: float) -> Estimate:
+        return change(
+            [current[number] for number in numbers[0]],
+            [stored[number] for number in numbers[1]],
+            nearness=nearness,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+
+    estimate = estimated(1 - (1 - confidence) / looks)
+    bound = estimated(2 * confidence - 1).high  # the upper end of two sides is the one-sided bound
     if estimate.low > 1 + margin:
         verdict, reason = Verdict.REGRESSION, "the interval lies above the margin"
     elif estimate.high < 1 / (1 + margin):
@@ -131,24 +177,34 @@ def judge(
     return Judgement(verdict, estimate, margin, counts[0], reason)
 
 
-def _resampled(
-    replicates: Sequence[NDArray[np.float64]], resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Return ``resamples`` locations, each of as many processes and rounds as there are, drawn anew."""
-    count = len(replicates)
-    # First the rounds: as many medians of each process as there are resamples; then the processes.
+def _resampled_medians(
+    replicates: Sequence[Array], numbers: NDArray[np.int64], rng: np.random.Generator
+) -> Array:
+    """Return the medians, of rounds drawn anew, of the drawn processes ``numbers``, (resamples, count)."""
+    resamples = len(numbers)
     medians = np.stack(
         [
             np.median(rounds[rng.integers(len(rounds), size=(resamples, len(rounds)))], axis=1)
             for rounds in replicates
         ]
     )
-    drawn = rng.integers(count, size=(resamples, count))
-    medians = medians[drawn, rng.integers(resamples, size=(resamples, count))]
-    return np.asarray(stats.trim_mean(medians, TRIM, axis=1), dtype=np.float64)
+    return np.asarray(medians[numbers, rng.integers(resamples, size=numbers.shape)])
 
 
-def _checked(replicates: Replicates) -> list[NDArray[np.float64]]:
+def _difference(
+    medians: Sequence[Array], numbers: Sequence[NDArray[np.int64]], nearness: Array
+) -> Array:
+    """Return the location of current medians over what the stored ones say of each, (resamples,).
+
+    Of both sides: medians and which processes they are of, both (resamples, count).
+    """
+    current, stored = medians
+    weights = nearness[numbers[0][:, :, None], numbers[1][:, None, :]] + LEAST_WEIGHT
+    expected = trimmed_mean(stored[:, None, :], weights)
+    return trimmed_mean(current - expected)
+
+
+def _checked(replicates: Replicates) -> list[Array]:
     arrays = [np.asarray(rounds, dtype=np.float64) for rounds in replicates]
     if len(arrays) < MIN_REPLICATES:
         raise ValueError(f"{len(arrays)} processes; at least {MIN_REPLICATES} are needed")

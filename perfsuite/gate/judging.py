@@ -12,22 +12,19 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from perfsuite.errors import MeasurementError
-from perfsuite.gate import baselines, deciding
+from perfsuite.gate import baselines, deciding, speed
 from perfsuite.gate.baselines import Baselines, Entry
 from perfsuite.gate.deciding import Judgement, Verdict
 from perfsuite.gate.looks import decide
 from perfsuite.gate.pairing import Open, Pairing, Replicate, run_all
-from perfsuite.gate.speed import at_speed, typical_s
+from perfsuite.gate.speed import Sample
 from perfsuite.residuals import Moved, moved_constant
 
 RECORDED_BATCHES = 3  # a baseline is made from as many times the processes of one look
-MOST_BATCHES = 6  # if the machine's speed changes meanwhile
-RECORDED_SHARE = 2 / 3  # of the processes of these batches must have run at one speed
-DISTURBED_LIMIT = 0.25  # share of disturbed rounds with which no baseline is recorded
-OFF_SPEED_MARGIN = (
-    0.25  # where the machine runs at another speed than when the baseline was recorded
-)
+MOST_BATCHES = 6  # where others use the machine meanwhile
 LATENCY_MARGIN = 0.5  # for seconds, which a yardstick does not steady
 
 # Runs a pairing's loop; pytest-benchmark's where its statistics are wanted.
@@ -40,7 +37,8 @@ class Settings:
 
     path: Path
     update: bool = False
-    processes: int = 6
+    extend: bool = False  # an update adds to what is stored
+    processes: int = 12
     looks: int = deciding.MAX_LOOKS
     time_limit_s: float = 120.0  # per subject, after which no further look begins
     seed: int = 0
@@ -71,13 +69,13 @@ class Outcome:
 
     @property
     def off_speed(self) -> int:
-        """Rounds that were left out because the machine was faster or slower than the baseline's."""
-        return sum(replicate.off_speed for replicate in self.replicates)
+        """Rounds that were left out because the machine ran at a speed that the baseline does not know."""
+        return sum(len(one.rounds) for one in self.replicates if not one.known_speed)
 
     @property
     def counted(self) -> int:
         """Rounds that were judged."""
-        return sum(len(replicate.rounds) for replicate in self.replicates)
+        return sum(len(one.rounds) for one in self.replicates if one.known_speed)
 
     @property
     def grown(self) -> Moved | None:
@@ -181,97 +179,97 @@ class Gate:
             return pairing.finish()
 
     def _judge(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
-        entry, portable = self.stored(name), None
-        if entry is None:
-            portable = self.baselines.portable[name]
-            stored = [[math.log(portable)] * deciding.MIN_ROUNDS] * deciding.MIN_REPLICATES
-            margin = baselines.PORTABLE_MARGIN
-        else:
-            stored, margin = entry.replicates, entry.margin
+        entry = self.stored(name)
         drives = itertools.chain([drive], itertools.repeat(run_all))
-
-        def alike(replicates: Sequence[Replicate]) -> Sequence[Replicate]:
-            return at_speed(replicates, entry.yardstick_ms / 1e3) if entry else replicates
-
-        def judge(replicates: Sequence[Replicate]) -> Judgement:
-            judgement = self._judgement(alike(replicates), stored, margin)
-            if judgement.verdict is Verdict.INCONCLUSIVE and margin < OFF_SPEED_MARGIN:
-                # What no change of the machine's speed explains is red at any speed.
-                widely = self._judgement(replicates, stored, OFF_SPEED_MARGIN)
-                if widely.verdict is Verdict.REGRESSION:
-                    return replace(widely, reason=f"{widely.reason} for any speed of the machine")
-            return judgement
-
         decision = decide(
             lambda: self._measure(subject, yardstick, next(drives)),
-            judge,
+            lambda replicates: self._judgement(name, entry, replicates),
             looks=self.settings.looks,
             time_limit_s=self.settings.time_limit_s,
         )
         judgement, replicates = decision.judgement, decision.processes
-        if judgement.margin == margin:
-            replicates = list(alike(replicates))
-        verdict, reason = judgement.verdict, judgement.reason
-        if verdict is not Verdict.REGRESSION and entry is not None and _slower(replicates, entry):
-            verdict = Verdict.REGRESSION
-            reason = f"milliseconds: more than {LATENCY_MARGIN:.0%} above the stored ones"
-        outcome = _outcome(name, verdict, reason, replicates, decision.looks)
+        if entry is not None:
+            replicates = _of_known_speed(replicates, entry)
+        outcome = _outcome(name, judgement.verdict, judgement.reason, replicates, decision.looks)
         outcome.judgement, outcome.portable = judgement, entry is None
-        if entry and verdict is Verdict.INCONCLUSIVE and outcome.off_speed > outcome.counted:
+        if entry is None:
+            outcome.stored_ratio = self.baselines.portable[name]
+            return outcome
+        change = judgement.change.value
+        # At the speed of this run, if it is known.
+        outcome.stored_ratio = outcome.ratio / change if math.isfinite(change) else entry.ratio
+        outcome.stored_phases = _expected_phases(outcome, entry)
+        if outcome.verdict is Verdict.INCONCLUSIVE and outcome.off_speed > outcome.counted:
             outcome.reason = (
-                f"the machine ran at another speed than when the baseline was recorded in "
-                f"{outcome.off_speed} of {outcome.off_speed + outcome.counted} rounds; "
-                f"its yardstick took {entry.yardstick_ms:.2f} ms then"
+                f"the machine ran at a speed that the baseline does not know in {outcome.off_speed} of "
+                f"{outcome.off_speed + outcome.counted} rounds: yardstick {_yardstick_ms(replicates):.2f} ms, "
+                f"stored {min(entry.yardstick_ms):.2f} to {max(entry.yardstick_ms):.2f} ms"
             )
-        outcome.stored_ratio = entry.ratio if entry else portable
-        outcome.stored_phases = dict(entry.phases) if entry else {}
+        if outcome.verdict is not Verdict.REGRESSION and _slower(replicates, entry):
+            outcome.verdict = Verdict.REGRESSION
+            outcome.reason = f"milliseconds: more than {LATENCY_MARGIN:.0%} above the stored ones"
         return outcome
 
     def _judgement(
-        self, replicates: Sequence[Replicate], stored: deciding.Replicates, margin: float
+        self, name: str, entry: Entry | None, replicates: Sequence[Replicate]
     ) -> Judgement:
-        rounds = [replicate.rounds for replicate in replicates]
-        return deciding.judge(rounds, stored, margin=margin, looks=self.settings.looks)
+        looks = self.settings.looks
+        if entry is not None:
+            return speed.judge(_sample(replicates), entry.sample, margin=entry.margin, looks=looks)
+        portable = math.log(self.baselines.portable[name])
+        return deciding.judge(
+            [replicate.rounds for replicate in replicates],
+            [[portable] * deciding.MIN_ROUNDS] * deciding.MIN_REPLICATES,
+            margin=baselines.PORTABLE_MARGIN,
+            looks=looks,
+        )
 
     def _record(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
-        enough = math.ceil(RECORDED_SHARE * RECORDED_BATCHES * self.settings.processes)
+        wanted = RECORDED_BATCHES * self.settings.processes
         drives = itertools.chain([drive], itertools.repeat(run_all))
-        measured: list[Replicate] = []
+        usable: list[Replicate] = []
         batches = 0
-        while True:
-            measured += self._measure(subject, yardstick, next(drives))
+        while len(usable) < wanted and batches < MOST_BATCHES:
+            usable += [
+                replicate
+                for replicate in self._measure(subject, yardstick, next(drives))
+                if len(replicate.rounds) >= max(deciding.MIN_ROUNDS, replicate.disturbed)
+            ]
             batches += 1
-            yardstick_s = typical_s(measured)
-            replicates = at_speed(measured, yardstick_s)
-            usable = [one for one in replicates if len(one.rounds) >= deciding.MIN_ROUNDS]
-            if batches >= RECORDED_BATCHES and (len(usable) >= enough or batches == MOST_BATCHES):
-                break
-        disturbed = sum(one.disturbed for one in replicates)
-        off_speed = sum(one.off_speed for one in replicates)
-        made = disturbed + off_speed + sum(len(one.rounds) for one in replicates)
-        if disturbed > DISTURBED_LIMIT * made:
+        if len(usable) < wanted:
+            made = batches * self.settings.processes
             raise MeasurementError(
-                f"{name}: not recorded: others used the machine in {disturbed} of {made} "
-                "rounds; end them and try again"
+                f"{name}: not recorded: others used the machine during {made - len(usable)} of {made} "
+                "processes; end them and try again"
             )
-        if len(usable) < max(enough, deciding.MIN_REPLICATES):
-            raise MeasurementError(
-                f"{name}: not recorded: the machine ran at another speed in {off_speed} of {made} "
-                "rounds; try again when it is steady"
-            )
-        rounds = [replicate.rounds for replicate in usable]
-        outcome = _outcome(name, None, "recorded", usable, batches)
         profile = self.baselines.profile(self.machine, self.workload)
+        before = profile.entries.get(name) if self.settings.extend else None
+        profile.entries[name] = _entry(usable, before, self.settings.processes)
         profile.recorded = provenance()
-        profile.entries[name] = Entry(
-            rounds,
-            [replicate.latency_s * 1e3 for replicate in usable],
-            baselines.measured_margin(rounds, self.settings.processes),
-            yardstick_s * 1e3,
-            outcome.phases,
-        )
         baselines.write(self.settings.path, self.baselines)
-        return outcome
+        return _outcome(name, None, "recorded", usable, batches)
+
+
+def _entry(replicates: Sequence[Replicate], before: Entry | None, processes: int) -> Entry:
+    """Return what is stored of these processes, and of those that were stored ``before``."""
+    rounds = [replicate.rounds for replicate in replicates]
+    latency_ms = [replicate.latency_s * 1e3 for replicate in replicates]
+    yardstick_ms = [replicate.yardstick_s * 1e3 for replicate in replicates]
+    phases = {
+        phase: [replicate.phases[phase] for replicate in replicates]
+        for phase in replicates[0].phases
+    }
+    if before is not None:
+        newest = slice(-baselines.MOST_REPLICATES, None)
+        rounds = (before.replicates + rounds)[newest]
+        latency_ms = (before.latency_ms + latency_ms)[newest]
+        yardstick_ms = (before.yardstick_ms + yardstick_ms)[newest]
+        phases = {
+            phase: (before.phases[phase] + shares)[newest] for phase, shares in phases.items()
+        }
+    sample = Sample(rounds, [value / 1e3 for value in yardstick_ms])
+    margin = baselines.measured_margin(sample, processes)
+    return Entry(rounds, latency_ms, yardstick_ms, phases, margin)
 
 
 def provenance() -> dict[str, str]:
@@ -289,31 +287,68 @@ def provenance() -> dict[str, str]:
     return {"commit": commit, "date": datetime.now(UTC).date().isoformat()}
 
 
+def _sample(replicates: Sequence[Replicate]) -> Sample:
+    """Return what the verdict rests on: the processes with any quiet round."""
+    quiet = [replicate for replicate in replicates if replicate.rounds]
+    return Sample([one.rounds for one in quiet], [one.yardstick_s for one in quiet])
+
+
+def _of_known_speed(replicates: Sequence[Replicate], entry: Entry) -> list[Replicate]:
+    """Return the same, each marked by whether the baseline knows its speed."""
+    quiet = [replicate for replicate in replicates if replicate.rounds]
+    known = speed.known(_sample(quiet), entry.sample)
+    marked = [
+        replace(replicate, known_speed=bool(is_known))
+        for replicate, is_known in zip(quiet, known, strict=True)
+    ]
+    return marked + [replicate for replicate in replicates if not replicate.rounds]
+
+
+def _expected_phases(outcome: Outcome, entry: Entry) -> dict[str, float]:
+    """Return the stored phases at the speeds of the processes that were judged."""
+    judged = _judged(outcome.replicates)
+    weights = speed.nearness(_sample(judged), entry.sample).sum(axis=0) + deciding.LEAST_WEIGHT
+    return {
+        phase: float(np.average(shares, weights=weights)) for phase, shares in entry.phases.items()
+    }
+
+
+def _judged(replicates: Sequence[Replicate]) -> list[Replicate]:
+    """Return those of a known speed, all where there is none: they are shown then, not judged."""
+    quiet = [replicate for replicate in replicates if replicate.rounds]
+    return [replicate for replicate in quiet if replicate.known_speed] or quiet
+
+
+def _yardstick_ms(replicates: Sequence[Replicate]) -> float:
+    return median(replicate.yardstick_s for replicate in replicates if replicate.rounds) * 1e3
+
+
 def _slower(replicates: Sequence[Replicate], entry: Entry) -> bool:
     """Whether the seconds themselves lie wholly above their margin: fastest now against slowest then.
 
-    Only of processes that mostly ran at the baseline's speed: on a slower machine all are slower.
+    Only of processes of a known speed: on a slower machine all are slower.
     """
-    seconds = [one.latency_s for one in replicates if len(one.rounds) > one.off_speed]
+    seconds = [one.latency_s for one in replicates if one.rounds and one.known_speed]
     return bool(seconds) and min(seconds) * 1e3 > max(entry.latency_ms) * (1 + LATENCY_MARGIN)
 
 
 def _outcome(
     name: str, verdict: Verdict | None, reason: str, replicates: list[Replicate], looks: int
 ) -> Outcome:
-    rounds = [replicate.rounds for replicate in replicates if replicate.rounds]
+    shown = _judged(replicates) or replicates
+    rounds = [replicate.rounds for replicate in shown if replicate.rounds]
     if not rounds:
         reason = "others used the machine all the time"
-    names = replicates[0].phases
     return Outcome(
         name=name,
         verdict=verdict,
         reason=reason,
         ratio=math.exp(deciding.location(rounds)) if rounds else math.nan,
-        latency_ms=median(replicate.latency_s for replicate in replicates) * 1e3,
+        latency_ms=median(replicate.latency_s for replicate in shown) * 1e3,
         replicates=replicates,
         phases={
-            phase: fmean(replicate.phases[phase] for replicate in replicates) for phase in names
+            phase: fmean(replicate.phases[phase] for replicate in shown)
+            for phase in shown[0].phases
         },
         looks=looks,
     )

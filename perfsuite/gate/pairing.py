@@ -17,14 +17,14 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from math import log
+from math import log, nan
 from statistics import median
 
 from perfsuite.gate.disturbance import DISTURBED_SHARE, Watch
 from perfsuite.measuring import collector_paused
 
 RUNS = 3  # that count, per block
-ROUNDS = 20  # kept, per process
+ROUNDS = 10  # kept, per process
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,12 @@ class Replicate:
     disturbed: int  # rounds left out
     seconds: list[float] = field(default_factory=list)  # of the subject's runs in all quiet rounds
     yardstick: list[float] = field(default_factory=list)  # median seconds in each of ``rounds``
-    off_speed: int = 0  # rounds left out because the machine was faster or slower: see ``speed``
+    known_speed: bool = True  # the baseline knows what to expect of a machine that runs as fast
+
+    @property
+    def yardstick_s(self) -> float:
+        """The yardstick's median seconds, not a number without any quiet round."""
+        return median(self.yardstick) if self.yardstick else nan
 
 
 class Pairing:

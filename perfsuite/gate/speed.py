@@ -1,44 +1,120 @@
-"""Whether the machine ran as fast as when the baseline was recorded.
+"""Like with like: what is measured is held against what was recorded while the machine ran as fast.
 
 Processors change their clock, and on a shared host what a neighbour leaves of a core. A yardstick takes out
 what slows both alike; but system calls and copies follow the clock less than products do, so that the ratio
-of a stage with many calls rises by a tenth where the yardstick becomes a fifth faster. So like is
-compared with like: a round counts if its yardstick took as long as the baseline's, within ``TOLERANCE``. The rule
-is fixed before any result is seen, and it knows nothing of the subject.
+of a stage with many calls rises by a tenth where the yardstick becomes a fifth faster. So each process
+is known by its speed, the seconds that its yardstick took, and a stored process counts the more the nearer its
+speed was. That is a kernel regression of the log-ratio on the log of the yardstick's seconds (Nadaraya, On
+Estimating Regression, 1964; Watson, Smooth Regression Analysis, 1964), after the slope over all speeds is
+taken out (Theil and Sen's), because near the fastest and the slowest stored process neighbours lie on one
+side. A process of a speed that the baseline does not know is left out. None of it looks at what it decides.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from statistics import median
+from dataclasses import dataclass, replace
 
-from perfsuite.gate.pairing import Replicate
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
-TOLERANCE = 0.12  # of the yardstick's seconds, as the logarithm of their ratio
+from perfsuite.gate import deciding
+from perfsuite.gate.deciding import Judgement, Verdict
 
-
-def typical_s(replicates: Sequence[Replicate]) -> float:
-    """Return the seconds that the yardstick took in the median of all rounds, not a number without any."""
-    seconds = [value for replicate in replicates for value in replicate.yardstick]
-    return median(seconds) if seconds else math.nan
-
-
-def at_speed(replicates: Sequence[Replicate], yardstick_s: float) -> list[Replicate]:
-    """Return the replicates with those rounds alone in which the yardstick took some ``yardstick_s``."""
-    return [_at_speed(replicate, yardstick_s) for replicate in replicates]
+BANDWIDTH = 0.05  # of the logarithm of the yardstick's seconds: the kernel's standard deviation
+NEIGHBOURS = 3.0  # stored processes of the very same speed, or more that are less near
+ANY_SPEED_MARGIN = 0.25  # of what no change of the machine's speed explains
 
 
-def _at_speed(replicate: Replicate, yardstick_s: float) -> Replicate:
-    kept = [
-        number
-        for number, seconds in enumerate(replicate.yardstick)
-        if abs(math.log(seconds / yardstick_s)) <= TOLERANCE
+@dataclass(frozen=True)
+class Sample:
+    """What was measured of one subject: for each process its log-ratios, and its yardstick's seconds."""
+
+    rounds: Sequence[Sequence[float]]
+    yardstick_s: Sequence[float]
+
+    @property
+    def medians(self) -> NDArray[np.float64]:
+        """The median log-ratio of each process, (processes,)."""
+        return np.array([np.median(rounds) for rounds in self.rounds])
+
+    @property
+    def log_speeds(self) -> NDArray[np.float64]:
+        """The logarithm of the yardstick's seconds, (processes,)."""
+        return np.log(np.asarray(self.yardstick_s, dtype=np.float64))
+
+
+def nearness(current: Sample, stored: Sample) -> NDArray[np.float64]:
+    """Return the weight of each stored process for each current one, (current, stored): 1 at equal speed."""
+    apart = current.log_speeds[:, None] - stored.log_speeds
+    return np.asarray(np.exp(-0.5 * (apart / BANDWIDTH) ** 2))
+
+
+def known(current: Sample, stored: Sample) -> NDArray[np.bool_]:
+    """Return which processes ran at a speed that is stored, (current,)."""
+    return np.asarray(nearness(current, stored).sum(axis=1) >= NEIGHBOURS)
+
+
+def noise(stored: Sample) -> NDArray[np.float64]:
+    """Return by how much each process's median differs from what the others of its speed say, (processes,)."""
+    level = stored.medians - _slope(stored) * stored.log_speeds
+    weights = nearness(stored, stored)
+    np.fill_diagonal(weights, 0.0)
+    weights += deciding.LEAST_WEIGHT
+    return np.asarray(level - deciding.trimmed_mean(level, weights))
+
+
+def judge(
+    current: Sample,
+    stored: Sample,
+    *,
+    margin: float,
+    looks: int = deciding.MAX_LOOKS,
+    resamples: int = deciding.RESAMPLES,
+    seed: int = 0,
+) -> Judgement:
+    """Return the verdict on the processes of known speed; beyond ``ANY_SPEED_MARGIN`` on all of them."""
+
+    def verdict(sample: Sample, margin: float, weights: NDArray[np.float64] | None) -> Judgement:
+        return deciding.judge(
+            _levelled(sample, slope),
+            _levelled(stored, slope),
+            margin=margin,
+            nearness=weights,
+            looks=looks,
+            resamples=resamples,
+            seed=seed,
+        )
+
+    slope = _slope(stored)
+    alike = _chosen(current, known(current, stored))
+    judgement = verdict(alike, margin, nearness(alike, stored))
+    if judgement.verdict is Verdict.INCONCLUSIVE and margin < ANY_SPEED_MARGIN:
+        slope = 0.0  # which is known over the stored speeds alone
+        widely = verdict(current, ANY_SPEED_MARGIN, None)
+        if widely.verdict is Verdict.REGRESSION:
+            return replace(widely, reason=f"{widely.reason} for any speed of the machine")
+    return judgement
+
+
+def _slope(stored: Sample) -> float:
+    if np.ptp(stored.log_speeds) < BANDWIDTH:  # they have one speed
+        return 0.0
+    return float(stats.theilslopes(stored.medians, stored.log_speeds).slope)
+
+
+def _levelled(sample: Sample, slope: float) -> list[list[float]]:
+    return [
+        [value - slope * math.log(seconds) for value in rounds]
+        for rounds, seconds in zip(sample.rounds, sample.yardstick_s, strict=True)
     ]
-    return replace(
-        replicate,
-        rounds=[replicate.rounds[number] for number in kept],
-        yardstick=[replicate.yardstick[number] for number in kept],
-        off_speed=replicate.off_speed + len(replicate.rounds) - len(kept),
+
+
+def _chosen(sample: Sample, which: NDArray[np.bool_]) -> Sample:
+    return Sample(
+        list(itertools.compress(sample.rounds, which)),
+        list(itertools.compress(sample.yardstick_s, which)),
     )

@@ -26,13 +26,25 @@ WORKLOAD = {"model": "smollm2-135m", "tokens": 1024, "device": "cuda"}
 RECORDED = {"commit": "0123456789ab", "date": "2026-01-01"}
 
 
+def entry(
+    log_ratio: float = 0.0,
+    *,
+    processes: int = 3,
+    margin: float = 0.05,
+    phases: dict[str, list[float]] | None = None,
+) -> Entry:
+    """What was recorded in so many equal processes."""
+    each = [1.0] * processes
+    return Entry([[log_ratio] * 3] * processes, each, each, phases or {}, margin)
+
+
 def recorded(folder: Path, ratio: float = 0.5, **replaced: Any) -> Path:
     """A file as a recording job makes it, one place of its profile replaced."""
     fields: dict[str, Any] = {
         "machine": MACHINE,
         "workload": WORKLOAD,
         "recorded": RECORDED,
-        "entries": {"fused": Entry([[log(ratio)] * 3] * 3, [1.0] * 3, 0.05, 1.0, {"device": 0.4})},
+        "entries": {"fused": entry(log(ratio), phases={"device": [0.4] * 3})},
     }
     path = folder / "recorded.json"
     write(path, Baselines([Profile(**{**fields, **replaced})]))
@@ -72,9 +84,10 @@ def test_a_known_machine_is_replaced(tmp_path: Path, kept: Path) -> None:
         ({"workload": {}}, "workload: must hold"),
         ({"recorded": {**RECORDED, "date": "a\nb"}}, "recorded.date"),
         ({"entries": {}}, "entries: must be of"),
-        ({"entries": {"mine": Entry([[0.0] * 3] * 3, [1.0], 0.1, 1.0)}}, "entries: must be of"),
-        ({"entries": {"fused": Entry([[0.0] * 3] * 3, [1.0], 0.9, 1.0)}}, "fused.margin"),
-        ({"entries": {"fused": Entry([[0.0] * 3] * 101, [1.0], 0.1, 1.0)}}, "fused.replicates"),
+        ({"entries": {"mine": entry()}}, "entries: must be of"),
+        ({"entries": {"fused": entry(margin=0.9)}}, "fused.margin"),
+        ({"entries": {"fused": entry(processes=101)}}, "fused.replicates"),
+        ({"entries": {"fused": entry(phases={"\x1b[31m": [0.4] * 3})}}, "fused.phases"),
     ],
 )
 def test_what_is_unknown_is_refused_and_changes_nothing(

@@ -47,7 +47,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 def store(project: pytest.Pytester, ratio: float, *, name: str = "mine", **machine: Any) -> Path:
     """Store that ``name`` took ``ratio`` times its yardstick, give or take 30 %."""
     path = project.path / "baselines.json"
-    entry = Entry([[log(ratio)] * 8] * 6, [2.0 * ratio] * 6, 0.3, 1.07)
+    entry = Entry([[log(ratio)] * 8] * 6, [2.0 * ratio] * 6, [1.07] * 6, {}, 0.3)
     here = {**fingerprint_of(fingerprint(1)), **machine}
     write(path, Baselines([Profile(here, WORKLOAD, {"commit": "abc"}, {name: entry})]))
     return path

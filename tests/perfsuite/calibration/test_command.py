@@ -16,12 +16,13 @@ from perfsuite.calibration.suites import Folder, equal, slower
 from perfsuite.errors import MeasurementError
 from perfsuite.gate.baselines import Baselines, Entry, Profile, write
 
-PHASES = {"serialize": 0.1, "transport": 0.1, "device": 1.0, "deserialize": 0.1, "trusted": 0.1}
+SHARES = {"serialize": 0.1, "transport": 0.1, "device": 1.0, "deserialize": 0.1, "trusted": 0.1}
+PHASES = {phase: [share] * 9 for phase, share in SHARES.items()}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    entry = Entry([[log(2.0)] * 4] * 9, [1.0] * 9, 0.02, 1.0, PHASES)
+    entry = Entry([[log(2.0)] * 4] * 9, [1.0] * 9, [1.0] * 9, PHASES, 0.02)
     write(tmp_path / "baselines.json", Baselines([Profile({}, {}, {}, {"fused": entry})]))
     return tmp_path
 
@@ -36,6 +37,7 @@ def subject(verdict: str, grew_most: str, *, scale: float, seed: int) -> Mapping
         "looks": 1,
         "disturbed_rounds": 0,
         "off_speed_rounds": 0,
+        "yardstick_seconds": [[1.0] * 6] * 8,
         "samples": rng.normal(log(2.0 * scale), 0.005, (8, 6)).tolist(),
         "seconds": rng.normal(scale, 0.01, (8, 30)).tolist(),
     }

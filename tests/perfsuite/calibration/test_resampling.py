@@ -18,7 +18,7 @@ def recorded(runs: int, *, slower: float, seed: int) -> list[Processes]:
             own = np.log1p(slower) + rng.normal(0, 0.01)
             rounds = own + rng.normal(0, 0.02, 12)
             seconds = np.exp(machine + own + rng.normal(0, 0.03, 60)) * 1e-2
-            processes.append(Process(rounds.tolist(), seconds.tolist()))
+            processes.append(Process(rounds.tolist(), 1.0, seconds.tolist()))
         made.append(processes)
     return made
 

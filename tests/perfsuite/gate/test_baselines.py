@@ -18,6 +18,7 @@ from perfsuite.gate.baselines import (
     read,
     write,
 )
+from perfsuite.gate.speed import Sample
 from perfsuite.machine import fingerprint
 
 MACHINE = {"cpu": "one", "threads": 1}
@@ -26,7 +27,7 @@ WORKLOAD = {"model": "tiny", "tokens": 64}
 
 def entry(ratio: float = 2.0) -> Entry:
     rows = [[float(np.log(ratio)) + 0.001 * i + 0.0001 * j for j in range(4)] for i in range(4)]
-    return Entry(rows, [10.0, 11.0, 10.5, 10.2], 0.05, 8.0, {"device": 1.25})
+    return Entry(rows, [10.0, 11.0, 10.5, 10.2], [8.0, 8.1, 8.2, 8.3], {"device": [1.25] * 4}, 0.05)
 
 
 def stored(path: Path) -> Baselines:
@@ -72,10 +73,10 @@ def test_a_file_that_does_not_exist_is_empty(tmp_path: Path) -> None:
         ("[]", "schema"),
         ('{"schema": 0}', "older"),
         ('{"schema": 99}', "newer"),
-        ('{"schema": 3}', "profiles"),
-        ('{"schema": 3, "profiles": [{}], "portable": {}}', "machine"),
-        ('{"schema": 3, "profiles": [], "portable": {"fused": -1}}', "positive"),
-        ('{"schema": 3, "profiles": 3, "portable": {}}', "damaged"),
+        ('{"schema": 4}', "profiles"),
+        ('{"schema": 4, "profiles": [{}], "portable": {}}', "machine"),
+        ('{"schema": 4, "profiles": [], "portable": {"fused": -1}}', "positive"),
+        ('{"schema": 4, "profiles": 3, "portable": {}}', "damaged"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_fault(
@@ -97,7 +98,10 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_fault(
         ("replicates", [[0.7, 0.7, None]] * 4),
         ("latency_ms", [-1.0]),
         ("ratio", 3.0),
+        ("yardstick_ms", [8.0, 8.1]),
+        ("yardstick_ms", 8.0),
         ("phases", {"device": "long"}),
+        ("phases", {"device": [1.0]}),
     ],
 )
 def test_a_damaged_entry_is_refused(tmp_path: Path, field: str, value: Any) -> None:
@@ -112,10 +116,16 @@ def test_a_damaged_entry_is_refused(tmp_path: Path, field: str, value: Any) -> N
 
 def test_the_margin_is_what_unchanged_runs_differ_by() -> None:
     rng = np.random.default_rng(0)
-    quiet = [[0.5] * 4] * 12
-    noisy = [[value] * 4 for value in rng.normal(0.5, 0.1, 12)]
+    quiet = Sample([[0.5] * 4] * 12, [1.0] * 12)
+    noisy = Sample([[value] * 4 for value in rng.normal(0.5, 0.1, 12)], [1.0] * 12)
     assert measured_margin(quiet, 4) == LEAST_MARGIN
     assert 0.05 < measured_margin(noisy, 4) < 0.3
+
+
+def test_what_a_speed_explains_is_no_noise() -> None:
+    seconds = np.linspace(1.0, 1.6, 36)
+    followed = Sample([[value] * 4 for value in -0.5 * np.log(seconds)], seconds.tolist())
+    assert measured_margin(followed, 8) == LEAST_MARGIN
 
 
 def test_a_fingerprint_leaves_out_what_latency_does_not_hang_on() -> None:

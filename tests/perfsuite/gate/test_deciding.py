@@ -13,6 +13,7 @@ from perfsuite.gate.deciding import (
     change,
     judge,
     location,
+    trimmed_mean,
 )
 
 
@@ -88,7 +89,7 @@ def test_a_change_that_cannot_be_told_from_the_margin_is_inconclusive() -> None:
 def test_unchanged_subjects_are_red_less_often_than_promised() -> None:
     """400 pairs of runs with nothing changed: at most the 5 % that one look of three may err."""
     red = sum(
-        judge(drawn(4, seed=seed), drawn(12, seed=10_000 + seed), margin=0.0).verdict
+        judge(drawn(4, seed=seed), drawn(12, seed=10_000 + seed), margin=0.0, resamples=500).verdict
         is Verdict.REGRESSION
         for seed in range(400)
     )
@@ -109,6 +110,30 @@ def test_the_interval_holds_the_true_change_as_often_as_it_says() -> None:
 def test_location_does_not_move_with_one_process_of_five() -> None:
     rows = [[0.1] * 3, [0.1] * 3, [0.1] * 3, [0.1] * 3, [9.0] * 3]
     assert location(rows) == pytest.approx(0.1)
+
+
+def test_stored_processes_count_by_their_nearness() -> None:
+    stored = [[0.0] * 3] * 6 + [[1.0] * 3] * 6
+    weights = np.array([[1.0] * 6 + [0.0] * 6, [0.0] * 6 + [1.0] * 6] * 3)
+    estimate = change([[0.1] * 3, [1.1] * 3] * 3, stored, nearness=weights)
+    assert estimate.value == pytest.approx(math.exp(0.1), abs=1e-4)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=20))
+def test_a_trimmed_mean_of_equal_weights_counts_what_is_repeated(values: list[float]) -> None:
+    array = np.array(values)
+    once, twice = trimmed_mean(array), trimmed_mean(np.repeat(array, 2))
+    assert once == pytest.approx(twice)
+    assert once == pytest.approx(trimmed_mean(array, np.full(len(array), 0.3)))
+    assert array.min() - 1e-9 <= once <= array.max() + 1e-9
+
+
+def test_a_trimmed_mean_leaves_out_a_fifth_at_each_end() -> None:
+    values = np.array([-99.0, 0.0, 1.0, 2.0, 99.0])
+    assert trimmed_mean(values) == pytest.approx(1.0)
+    assert trimmed_mean(values, np.array([1.0, 1.0, 1.0, 1.0, 0.0])) == pytest.approx(
+        (0.05 * -99 + 0.25 * 0 + 0.25 * 1 + 0.05 * 2) / 0.6
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

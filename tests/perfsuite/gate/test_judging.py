@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from perfsuite.errors import MeasurementError
+from perfsuite.gate.baselines import MOST_REPLICATES
 from perfsuite.gate.deciding import Verdict
 from perfsuite.gate.disturbance import Watch
-from perfsuite.gate.judging import MOST_BATCHES, RECORDED_BATCHES, Gate, Settings
+from perfsuite.gate.judging import RECORDED_BATCHES, Gate, Settings
 from perfsuite.gate.pairing import Contender, Open, Timed, run_all
 
 PROCESSES = 3
@@ -36,8 +38,8 @@ def taking(seconds: Sequence[float]) -> Open:
     return opened
 
 
-def gate(path: Path, *, update: bool = False) -> Gate:
-    settings = Settings(path / "baselines.json", update=update, processes=PROCESSES)
+def gate(path: Path, *, update: bool = False, extend: bool = False) -> Gate:
+    settings = Settings(path / "baselines.json", update=update, extend=extend, processes=PROCESSES)
     return Gate(settings, {"cpu": "a"}, {"model": "tiny"})
 
 
@@ -65,8 +67,8 @@ def test_at_another_speed_there_is_no_verdict(recorded: Path, speed: float) -> N
     outcome = gate(recorded).check("mine", taking([2.4 * speed]), taking([speed]), run_all)
     assert outcome.verdict is Verdict.INCONCLUSIVE
     assert outcome.counted == 0
-    assert "the machine ran at another speed" in outcome.reason
-    assert "its yardstick took 1000.00 ms then" in outcome.reason
+    assert "the machine ran at a speed that the baseline does not know" in outcome.reason
+    assert f"yardstick {1e3 * speed:.2f} ms, stored 1000.00 to 1000.00 ms" in outcome.reason
 
 
 @pytest.mark.parametrize("speed", [0.8, 1.25])
@@ -82,31 +84,55 @@ def test_what_ran_at_the_baselines_speed_is_judged(recorded: Path) -> None:
     subjects = [9.0, 2.3, 2.3, 9.0, 2.3, 2.3]
     outcome = gate(recorded).check("mine", taking(subjects), taking(yardsticks), run_all)
     assert outcome.verdict is Verdict.REGRESSION
+    assert outcome.ratio == pytest.approx(2.3)
     assert outcome.off_speed > 0
     assert outcome.grown is not None
     assert outcome.grown.phase == "device"
 
 
-def test_a_baseline_holds_one_speed_and_is_measured_until_there_is_enough(tmp_path: Path) -> None:
-    yardsticks = [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0]
-    outcome = gate(tmp_path, update=True).check("mine", taking([2.0]), taking(yardsticks), run_all)
-    assert outcome.looks == RECORDED_BATCHES + 1
-    (profile,) = json.loads((tmp_path / "baselines.json").read_text())["profiles"]
+def test_an_extension_adds_a_speed(recorded: Path) -> None:
+    at_twice = taking([4.6]), taking([2.0])
+    assert gate(recorded).check("mine", *at_twice, run_all).verdict is Verdict.INCONCLUSIVE
+    extending = gate(recorded, update=True, extend=True)
+    assert extending.check("mine", *at_twice, run_all).verdict is None
+    (profile,) = json.loads((recorded / "baselines.json").read_text())["profiles"]
     entry = profile["entries"]["mine"]
-    assert (entry["yardstick_ms"], entry["ratio"]) == (1000.0, 2.0)
-    assert len(entry["replicates"]) == 8
+    assert sorted(set(entry["yardstick_ms"])) == [1000.0, 2000.0]
+    assert len(entry["replicates"]) == 2 * RECORDED_BATCHES * PROCESSES
+    for subject, yardstick in ((2.0, 1.0), (4.6, 2.0)):
+        outcome = gate(recorded).check("mine", taking([subject]), taking([yardstick]), run_all)
+        assert outcome.verdict is Verdict.PASS
+        assert outcome.stored_ratio == pytest.approx(subject / yardstick, rel=1e-3)
+        assert sum(outcome.stored_phases.values()) == pytest.approx(subject / yardstick, rel=1e-3)
 
 
-def test_no_baseline_is_recorded_while_the_speed_changes_all_the_time(tmp_path: Path) -> None:
-    yardsticks = [1.3**number for number in range(MOST_BATCHES * PROCESSES)]
-    with pytest.raises(MeasurementError, match="mine: not recorded: the machine ran at another"):
-        gate(tmp_path, update=True).check("mine", taking([2.0]), taking(yardsticks), run_all)
-    assert not (tmp_path / "baselines.json").exists()
+def test_an_update_forgets_what_was_stored(recorded: Path) -> None:
+    gate(recorded, update=True).check("mine", taking([4.6]), taking([2.0]), run_all)
+    outcome = gate(recorded).check("mine", taking([2.0]), taking([1.0]), run_all)
+    assert outcome.verdict is Verdict.INCONCLUSIVE
 
 
-def test_no_baseline_is_recorded_while_others_use_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_extension_drops_the_oldest(recorded: Path) -> None:
+    for _ in range(MOST_REPLICATES // (RECORDED_BATCHES * PROCESSES) + 1):
+        gate(recorded, update=True, extend=True).check(
+            "mine", taking([4.6]), taking([2.0]), run_all
+        )
+    (profile,) = json.loads((recorded / "baselines.json").read_text())["profiles"]
+    assert set(profile["entries"]["mine"]["yardstick_ms"]) == {2000.0}
+    assert len(profile["entries"]["mine"]["replicates"]) == MOST_REPLICATES
+
+
+@pytest.mark.parametrize(("foreign", "recorded_anyway"), [([1.0, 0.0], True), ([1.0], False)])
+def test_a_baseline_is_recorded_of_what_others_did_not_disturb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreign: Sequence[float], recorded_anyway: bool
 ) -> None:
-    monkeypatch.setattr(Watch, "foreign_share", lambda self: 1.0)
+    shares = itertools.chain(itertools.repeat(foreign[0], 90), itertools.repeat(foreign[-1]))
+    monkeypatch.setattr(Watch, "foreign_share", lambda self: next(shares))
+    recording = gate(tmp_path, update=True)
+    if recorded_anyway:
+        outcome = recording.check("mine", taking([2.0]), taking([1.0]), run_all)
+        assert outcome.looks > RECORDED_BATCHES
+        return
     with pytest.raises(MeasurementError, match="mine: not recorded: others used the machine"):
-        gate(tmp_path, update=True).check("mine", taking([2.0]), taking([1.0]), run_all)
+        recording.check("mine", taking([2.0]), taking([1.0]), run_all)
+    assert not (tmp_path / "baselines.json").exists()
