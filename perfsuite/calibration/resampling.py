@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 
 from perfsuite.calibration.rules import RULES, Process, Processes, gate_is_red, sample_of
-from perfsuite.calibration.suites import Run
+from perfsuite.calibration.suites import EXTENSIONS, Run
 from perfsuite.gate.baselines import measured_margin
 from perfsuite.gate.deciding import MIN_ROUNDS
 from perfsuite.gate.judging import RECORDED_BATCHES
@@ -67,7 +67,7 @@ def simulate(
         for _ in range(simulations):
             current, *others = rng.permutation(len(unchanged))
             recordings = [process for run in others[:RECORDINGS] for process in unchanged[run]]
-            stored = _drawn(recordings, RECORDED_BATCHES * processes, rng)
+            stored = _drawn(recordings, (1 + EXTENSIONS) * RECORDED_BATCHES * processes, rng)
             source = unchanged[current] if runs is unchanged else runs[int(rng.integers(len(runs)))]
             looks = [_drawn(source, processes, rng)]
 

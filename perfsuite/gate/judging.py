@@ -23,8 +23,8 @@ from perfsuite.gate.pairing import Open, Pairing, Replicate, run_all
 from perfsuite.gate.speed import Sample
 from perfsuite.residuals import Moved, moved_constant
 
-RECORDED_BATCHES = 3  # a baseline is made from as many times the processes of one look
-MOST_BATCHES = 6  # where others use the machine meanwhile
+RECORDED_BATCHES = 2  # a baseline is made from as many times the processes of one look
+MOST_BATCHES = 4  # where others use the machine meanwhile
 LATENCY_MARGIN = 0.5  # for seconds, which a yardstick does not steady
 
 # Runs a pairing's loop; pytest-benchmark's where its statistics are wanted.
@@ -176,7 +176,7 @@ class Gate:
         with Pairing(subject, yardstick, processes=processes, seed=self._seed) as pairing:
             drive(pairing)
             run_all(pairing)  # what a disabled pytest-benchmark has left
-            return pairing.finish()
+            return [_steady(replicate) for replicate in pairing.finish()]
 
     def _judge(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
         entry = self.stored(name)
@@ -225,25 +225,30 @@ class Gate:
         )
 
     def _record(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
+        profile = self.baselines.profile(self.machine, self.workload)
+        before = profile.entries.get(name) if self.settings.extend else None
+        stored_s = before.sample.yardstick_s if before else ()
         wanted = RECORDED_BATCHES * self.settings.processes
         drives = itertools.chain([drive], itertools.repeat(run_all))
+        quiet: list[Replicate] = []
         usable: list[Replicate] = []
         batches = 0
         while len(usable) < wanted and batches < MOST_BATCHES:
-            usable += [
+            quiet += [
                 replicate
                 for replicate in self._measure(subject, yardstick, next(drives))
                 if len(replicate.rounds) >= max(deciding.MIN_ROUNDS, replicate.disturbed)
             ]
             batches += 1
-        if len(usable) < wanted:
+            seconds = [*stored_s, *(replicate.yardstick_s for replicate in quiet)]
+            alone = speed.uncontended(seconds)[len(stored_s) :]
+            usable = list(itertools.compress(quiet, alone))
+        if len(usable) < max(wanted / 2, deciding.MIN_REPLICATES):
             made = batches * self.settings.processes
             raise MeasurementError(
                 f"{name}: not recorded: others used the machine during {made - len(usable)} of {made} "
-                "processes; end them and try again"
+                "processes; end them, or try again later"
             )
-        profile = self.baselines.profile(self.machine, self.workload)
-        before = profile.entries.get(name) if self.settings.extend else None
         profile.entries[name] = _entry(usable, before, self.settings.processes)
         profile.recorded = provenance()
         baselines.write(self.settings.path, self.baselines)
@@ -285,6 +290,17 @@ def provenance() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         commit = ""
     return {"commit": commit, "date": datetime.now(UTC).date().isoformat()}
+
+
+def _steady(replicate: Replicate) -> Replicate:
+    """Return the same, without the rounds in which the machine was faster or slower than in its others."""
+    kept = speed.steady(replicate.yardstick)
+    return replace(
+        replicate,
+        rounds=list(itertools.compress(replicate.rounds, kept)),
+        yardstick=list(itertools.compress(replicate.yardstick, kept)),
+        disturbed=replicate.disturbed + int(np.count_nonzero(~kept)),
+    )
 
 
 def _sample(replicates: Sequence[Replicate]) -> Sample:

@@ -6,8 +6,12 @@ of a stage with many calls rises by a tenth where the yardstick becomes a fifth 
 is known by its speed, the seconds that its yardstick took, and a stored process counts the more the nearer its
 speed was. That is a kernel regression of the log-ratio on the log of the yardstick's seconds (Nadaraya, On
 Estimating Regression, 1964; Watson, Smooth Regression Analysis, 1964), after the slope over all speeds is
-taken out (Theil and Sen's), because near the fastest and the slowest stored process neighbours lie on one
-side. A process of a speed that the baseline does not know is left out. None of it looks at what it decides.
+taken out (Siegel, Robust Regression Using Repeated Medians, 1982), because near the fastest and the slowest stored process neighbours lie on one
+side. A process of a speed that the baseline does not know is left out.
+
+While a neighbour uses the other half of a core everything takes half as long again, and by how much a ratio moves
+hangs on what the neighbour does: such processes are not recorded, so that no baseline knows their speed. None
+of these rules looks at the subject.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from perfsuite.gate.deciding import Judgement, Verdict
 
 BANDWIDTH = 0.05  # of the logarithm of the yardstick's seconds: the kernel's standard deviation
 NEIGHBOURS = 3.0  # stored processes of the very same speed, or more that are less near
+CONTENDED = 1.3  # times the seconds of the fastest tenth: the core is shared with somebody
+STEADY = 0.12  # of the logarithm of the seconds: a round is as fast as its process
 ANY_SPEED_MARGIN = 0.25  # of what no change of the machine's speed explains
 
 
@@ -45,6 +51,27 @@ class Sample:
     def log_speeds(self) -> NDArray[np.float64]:
         """The logarithm of the yardstick's seconds, (processes,)."""
         return np.log(np.asarray(self.yardstick_s, dtype=np.float64))
+
+
+def steady(yardstick_s: Sequence[float]) -> NDArray[np.bool_]:
+    """Return in which rounds of one process the machine was as fast as in its median one, (rounds,).
+
+    A yardstick that varies by itself is allowed three times the spread of its rounds.
+    """
+    logs = np.log(np.asarray(yardstick_s, dtype=np.float64))
+    if not logs.size:
+        return np.zeros(0, dtype=np.bool_)
+    apart = np.abs(logs - np.median(logs))
+    spread = stats.median_abs_deviation(logs, scale="normal")
+    return np.asarray(apart <= max(STEADY, 3 * spread))
+
+
+def uncontended(yardstick_s: Sequence[float]) -> NDArray[np.bool_]:
+    """Return in which processes the machine had its cores for itself, (processes,)."""
+    seconds = np.asarray(yardstick_s, dtype=np.float64)
+    if not seconds.size:
+        return np.zeros(0, dtype=np.bool_)
+    return np.asarray(seconds <= CONTENDED * np.quantile(seconds, 0.1))
 
 
 def nearness(current: Sample, stored: Sample) -> NDArray[np.float64]:
@@ -103,7 +130,7 @@ def judge(
 def _slope(stored: Sample) -> float:
     if np.ptp(stored.log_speeds) < BANDWIDTH:  # they have one speed
         return 0.0
-    return float(stats.theilslopes(stored.medians, stored.log_speeds).slope)
+    return float(stats.siegelslopes(stored.medians, stored.log_speeds).slope)
 
 
 def _levelled(sample: Sample, slope: float) -> list[list[float]]:

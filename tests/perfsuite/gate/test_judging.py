@@ -91,15 +91,15 @@ def test_what_ran_at_the_baselines_speed_is_judged(recorded: Path) -> None:
 
 
 def test_an_extension_adds_a_speed(recorded: Path) -> None:
-    at_twice = taking([4.6]), taking([2.0])
-    assert gate(recorded).check("mine", *at_twice, run_all).verdict is Verdict.INCONCLUSIVE
+    slowly = taking([2.64]), taking([1.2])
+    assert gate(recorded).check("mine", *slowly, run_all).verdict is Verdict.INCONCLUSIVE
     extending = gate(recorded, update=True, extend=True)
-    assert extending.check("mine", *at_twice, run_all).verdict is None
+    assert extending.check("mine", *slowly, run_all).verdict is None
     (profile,) = json.loads((recorded / "baselines.json").read_text())["profiles"]
     entry = profile["entries"]["mine"]
-    assert sorted(set(entry["yardstick_ms"])) == [1000.0, 2000.0]
+    assert sorted(set(entry["yardstick_ms"])) == [1000.0, 1200.0]
     assert len(entry["replicates"]) == 2 * RECORDED_BATCHES * PROCESSES
-    for subject, yardstick in ((2.0, 1.0), (4.6, 2.0)):
+    for subject, yardstick in ((2.0, 1.0), (2.64, 1.2)):
         outcome = gate(recorded).check("mine", taking([subject]), taking([yardstick]), run_all)
         assert outcome.verdict is Verdict.PASS
         assert outcome.stored_ratio == pytest.approx(subject / yardstick, rel=1e-3)
@@ -107,7 +107,7 @@ def test_an_extension_adds_a_speed(recorded: Path) -> None:
 
 
 def test_an_update_forgets_what_was_stored(recorded: Path) -> None:
-    gate(recorded, update=True).check("mine", taking([4.6]), taking([2.0]), run_all)
+    gate(recorded, update=True).check("mine", taking([2.64]), taking([1.2]), run_all)
     outcome = gate(recorded).check("mine", taking([2.0]), taking([1.0]), run_all)
     assert outcome.verdict is Verdict.INCONCLUSIVE
 
@@ -115,10 +115,10 @@ def test_an_update_forgets_what_was_stored(recorded: Path) -> None:
 def test_an_extension_drops_the_oldest(recorded: Path) -> None:
     for _ in range(MOST_REPLICATES // (RECORDED_BATCHES * PROCESSES) + 1):
         gate(recorded, update=True, extend=True).check(
-            "mine", taking([4.6]), taking([2.0]), run_all
+            "mine", taking([2.64]), taking([1.2]), run_all
         )
     (profile,) = json.loads((recorded / "baselines.json").read_text())["profiles"]
-    assert set(profile["entries"]["mine"]["yardstick_ms"]) == {2000.0}
+    assert set(profile["entries"]["mine"]["yardstick_ms"]) == {1200.0}
     assert len(profile["entries"]["mine"]["replicates"]) == MOST_REPLICATES
 
 

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfsuite.gate.deciding import Verdict
-from perfsuite.gate.speed import NEIGHBOURS, Sample, judge, known, nearness, noise
+from perfsuite.gate.speed import (
+    NEIGHBOURS,
+    Sample,
+    judge,
+    known,
+    nearness,
+    noise,
+    steady,
+    uncontended,
+)
 
 MARGIN = 0.02
 
@@ -52,7 +61,7 @@ def test_a_change_is_seen_at_any_stored_speed(fastest: float, slowest: float) ->
 
 @pytest.mark.parametrize("speed_ms", [0.88, 2.6])
 @pytest.mark.parametrize(
-    ("slower", "verdict"), [(1.1, Verdict.INCONCLUSIVE), (1.8, Verdict.REGRESSION)]
+    ("slower", "verdict"), [(1.02, Verdict.INCONCLUSIVE), (1.8, Verdict.REGRESSION)]
 )
 def test_at_a_speed_that_is_not_stored_only_what_none_explains_is_red(
     speed_ms: float, slower: float, verdict: Verdict
@@ -109,3 +118,27 @@ def test_noise_is_what_a_speed_does_not_explain() -> None:
 
 def test_without_any_process_there_is_no_verdict() -> None:
     assert judge(Sample([], []), STORED, margin=MARGIN).verdict is Verdict.INCONCLUSIVE
+
+
+@given(st.lists(st.floats(1.0, 1.1), min_size=5, max_size=10), st.floats(1.5, 9.0))
+def test_a_round_at_another_speed_than_its_process_is_unsteady(
+    seconds: list[float], slower: float
+) -> None:
+    assert steady([*seconds, slower]).tolist() == [True] * len(seconds) + [False]
+    assert steady([]).tolist() == []
+
+
+def test_a_yardstick_that_varies_by_itself_keeps_its_rounds() -> None:
+    assert steady([1.0, 1.2, 0.8, 1.1, 0.9, 1.3, 0.7, 1.0]).all()
+
+
+def test_what_a_neighbour_slowed_is_contended() -> None:
+    assert uncontended([1.0, 1.1, 1.2, 1.7, 1.0, 1.29]).tolist() == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert uncontended([]).tolist() == []
