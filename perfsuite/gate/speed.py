@@ -5,13 +5,13 @@ what slows both alike; but system calls and copies follow the clock less than pr
 of a stage with many calls rises by a tenth where the yardstick becomes a fifth faster. So each process
 is known by its speed, the seconds that its yardstick took, and a stored process counts the more the nearer its
 speed was. That is a kernel regression of the log-ratio on the log of the yardstick's seconds (Nadaraya, On
-Estimating Regression, 1964; Watson, Smooth Regression Analysis, 1964), after the slope over all speeds is
-taken out (Siegel, Robust Regression Using Repeated Medians, 1982), because near the fastest and the slowest stored process neighbours lie on one
-side. A process of a speed that the baseline does not know is left out.
+Estimating Regression, 1964; Watson, Smooth Regression Analysis, 1964). The slope over all speeds is taken out
+before (Siegel, Robust Regression Using Repeated Medians, 1982), because near the fastest and the slowest
+stored process neighbours lie on one side. A process of a speed that the baseline does not know is left out.
 
-While a neighbour uses the other half of a core everything takes half as long again, and by how much a ratio moves
-hangs on what the neighbour does: such processes are not recorded, so that no baseline knows their speed. None
-of these rules looks at the subject.
+While a neighbour uses the other half of a core everything takes half as long again, and by how much a ratio
+moves hangs on what the neighbour does: such processes are not recorded, so that no baseline knows their
+speed. None of these rules looks at the subject.
 """
 
 from __future__ import annotations
