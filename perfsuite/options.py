@@ -11,18 +11,20 @@ if TYPE_CHECKING:
     from runtime.checkpoints import ModelConfig
 
 
-def add_prompted_model(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--model`` and ``--tokens``."""
+def add_prompted_model(
+    parser: argparse.ArgumentParser, *, model: str = "smollm2-135m", tokens: int = 1024
+) -> None:
+    """Declare ``--model`` and ``--tokens`` with these defaults."""
     parser.add_argument(
         "--model",
-        default="smollm2-135m",
+        default=model,
         metavar="M",
         help="preset, Hugging Face directory or .gguf file (default: %(default)s)",
     )
     parser.add_argument(
         "--tokens",
         type=int,
-        default=1024,
+        default=tokens,
         metavar="N",
         help="length of the prompt (default: %(default)s)",
     )

@@ -15,7 +15,7 @@ import pytest
 
 from perfsuite.errors import MeasurementError, PerfsuiteError, UsageError
 from perfsuite.files import check_writable, write_json
-from perfsuite.forked.servers import Workload, shared_processor
+from perfsuite.forked.servers import Workload
 from perfsuite.gate import verdicts
 from perfsuite.gate.baselines import fingerprint_of
 from perfsuite.gate.callables import callable_contender, compute_threads
@@ -169,18 +169,12 @@ class GateSession:
         if self._servers is None:
             config = self._config
             source = load_checkpoint(config.getini("perf_model")).source
-            workload = Workload(
-                source,
-                self.tokens,
-                config.getini("perf_device"),
-                self.threads,
-                shared_processor(self.threads),
-            )
+            workload = Workload(source, self.tokens, config.getini("perf_device"), self.threads)
             self._servers = StageServers(workload)
         return self._servers.openers(name, self.slowdowns.get(name, {}))
 
     def close(self) -> None:
-        """End every process."""
+        """End every process; the next stage starts new ones."""
         if self._servers is not None:
             self._servers.close()
 
@@ -224,7 +218,7 @@ class LatencyGate:
                     f"record: pytest '{node}' --update-baselines",
                     pytrace=False,
                 )
-            outcome = gate.check(name, *contenders(), self._drive())
+            outcome = gate.check(name, *contenders(), self._drive(), self._session.close)
         except (UsageError, MeasurementError) as error:
             pytest.fail(str(error), pytrace=False)
         self._tell(outcome)

@@ -42,7 +42,7 @@ class Findings:
     named: Mapping[Kind, Count]  # of the red stages, those whose phase was the slowed one
     simulated: Mapping[str, Mapping[str, Rates]]  # by stage, then by kind's name
     undecided: Count  # stages of unchanged runs without a verdict
-    off_speed: Count  # those of them that mostly ran at another speed of the machine
+    off_speed: Count  # those of them that mostly ran at a speed that no baseline knows
     disturbed: Count  # stages of unchanged runs in which rounds were left out as disturbed
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from perfsuite.calibration.findings import Findings
 from perfsuite.calibration.resampling import GATE, LEVEL
 from perfsuite.calibration.rules import RULES
-from perfsuite.calibration.suites import Kind
+from perfsuite.calibration.suites import EXTENSIONS, Kind
 from perfsuite.charts import drawing
 from perfsuite.charts.lines import Line, lines
 from perfsuite.files import write_text
@@ -53,13 +53,13 @@ def _lines(
         "",
         (
             "Each is a run of `pytest perfsuite/test_latency.py` in a process of its own, against baselines "
-            "recorded before the first."
+            f"recorded before the first and extended {EXTENSIONS} times."
         ),
         "",
         (
             f"Unchanged runs that failed: **{findings.false_alarms}**. Of their stages {findings.undecided} "
-            f"were left undecided, {findings.off_speed} because the machine ran at another speed than when the "
-            f"baseline was recorded; in {findings.disturbed} rounds were left out as disturbed."
+            f"were left undecided, {findings.off_speed} because the machine ran at a speed that the baseline "
+            f"does not know; in {findings.disturbed} rounds were left out as disturbed."
         ),
         "",
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfsuite.errors import RevisionError, UsageError
 from perfsuite.files import check_writable, write_json, write_text
+from perfsuite.options import add_prompted_model, check_positive
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,19 +35,7 @@ def add_parser(commands: Any) -> None:
         "3 undecided.",
     )
     parser.add_argument("base", metavar="BASE", help="git revision: a branch, a tag, a commit")
-    parser.add_argument(
-        "--model",
-        default="tiny",
-        metavar="M",
-        help="preset, Hugging Face directory or .gguf file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tokens",
-        type=int,
-        default=64,
-        metavar="N",
-        help="length of the prompt (default: %(default)s)",
-    )
+    add_prompted_model(parser, model="tiny", tokens=64)
     parser.add_argument("--stages", metavar="A,B", help="(default: all that either side has)")
     parser.add_argument(
         "--device", default="cpu", metavar="D", help="the workers' (default: %(default)s)"
@@ -91,9 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         UsageError: for an option, a revision or a repository that cannot be used.
         RevisionError: for a side whose runtime cannot be run at all.
     """
-    for name in ("tokens", "threads", "processes", "looks"):
-        if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+    check_positive(arguments, "tokens", "threads", "processes", "looks")
     if not 0 < arguments.margin < math.inf:
         raise UsageError(f"--margin {arguments.margin}: must be positive")
     for option in ("json", "markdown"):
@@ -111,7 +98,7 @@ def _prepare(arguments: argparse.Namespace, stack: ExitStack) -> Comparison:
     from perfsuite.compare.comparing import Comparison
     from perfsuite.compare.deciding import Rules
     from perfsuite.compare.sides import Tree
-    from perfsuite.forked.servers import Workload, shared_processor
+    from perfsuite.forked.servers import Workload
     from runtime import load_checkpoint
 
     # Made now, where it must be made: two sides that make it at once would wait for each other.
@@ -129,13 +116,7 @@ def _prepare(arguments: argparse.Namespace, stack: ExitStack) -> Comparison:
     return Comparison(
         head=Tree(f"head {head.short}{' with changes' if changed else ''}", root),
         base=Tree(f"BASE {base}", folder, python),
-        workload=Workload(
-            model,
-            arguments.tokens,
-            arguments.device,
-            arguments.threads,
-            shared_processor(arguments.threads),
-        ),
+        workload=Workload(model, arguments.tokens, arguments.device, arguments.threads),
         rules=Rules(margin=arguments.margin, processes=arguments.processes, looks=arguments.looks),
         scratch=scratch,
     )
@@ -149,11 +130,12 @@ def _compare(comparison: Comparison, arguments: argparse.Namespace) -> int:
     wanted = None
     if arguments.stages is not None:
         wanted = [name.strip() for name in arguments.stages.split(",")]
-    names, results = comparison.stages(wanted)
-    with RunProgress(len(names)) as progress:
-        for name in names:
-            progress.begin(name)
-            results.append(comparison.stage(name))
+    with comparison.sides() as sides:
+        names, results = comparison.stages(sides, wanted)
+        with RunProgress(len(names)) as progress:
+            for name in names:
+                progress.begin(name)
+                results.append(comparison.stage(sides, name))
     if not any(result.decision for result in results):
         problems = "; ".join(f"{result.name}: {result.problem}" for result in results)
         raise RevisionError(f"no stage could be compared: {problems}")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from perfsuite.compare.deciding import Rules, judge_change, median_phases, moved_most
-from perfsuite.compare.sides import Side, Tree, sides
+from perfsuite.compare.sides import Sides, Tree
 from perfsuite.errors import RevisionError, UsageError
 from perfsuite.forked.servers import Workload
 from perfsuite.gate.deciding import Judgement, Verdict
@@ -63,54 +62,58 @@ class Comparison:
     scratch: Path
     seed: int = 0
 
-    def stages(self, wanted: Sequence[str] | None) -> tuple[list[str], list[StageResult]]:
+    def sides(self) -> Sides:
+        """Return what runs head and BASE."""
+        return Sides(self.head, self.base, self.workload, self.scratch)
+
+    def stages(
+        self, sides: Sides, wanted: Sequence[str] | None
+    ) -> tuple[list[str], list[StageResult]]:
         """Return the stages that both sides have, in head's order, and what is said of the others.
 
         Raises:
             UsageError: for a wanted stage that neither side has.
             RevisionError: if a tree's runtime cannot be imported.
         """
-        with self._sides() as (head, base):
-            known = [*head.stages, *(name for name in base.stages if name not in head.stages)]
-            for name in wanted or []:
-                if name not in known:
-                    raise UsageError(f"--stages: no stage {name!r}; there are {', '.join(known)}")
-            common, one_sided = [], []
-            for name in known:
-                if wanted is not None and name not in wanted:
-                    continue
-                if name in head.stages and name in base.stages:
-                    common.append(name)
-                else:
-                    where = self.head.title if name in head.stages else self.base.title
-                    one_sided.append(StageResult(name, problem=f"only {where} has it"))
-            return common, one_sided
+        head, base = sides.stages()
+        known = [*head, *(name for name in base if name not in head)]
+        for name in wanted or []:
+            if name not in known:
+                raise UsageError(f"--stages: no stage {name!r}; there are {', '.join(known)}")
+        common, one_sided = [], []
+        for name in known:
+            if wanted is not None and name not in wanted:
+                continue
+            if name in head and name in base:
+                common.append(name)
+            else:
+                where = self.head.title if name in head else self.base.title
+                one_sided.append(StageResult(name, problem=f"only {where} has it"))
+        return common, one_sided
 
-    def stage(self, name: str) -> StageResult:
+    def stage(self, sides: Sides, name: str) -> StageResult:
         """Measure and judge one stage."""
         result = StageResult(name)
-
         seeds = itertools.count(self.seed)
 
         def measure() -> list[Replicate]:
-            with self._sides() as (head, base):
-                pairing = Pairing(
-                    head.opener(name),
-                    base.opener(name),
-                    processes=self.rules.processes,
-                    rounds=self.rules.rounds,
-                    seed=next(seeds),
-                )
-                try:
-                    with pairing:
-                        run_all(pairing)
-                        replicates = pairing.finish()
-                except RevisionError:
-                    result.broken = head.failed
-                    raise
-                result.head += head.timed
-                result.base += base.timed
-                return replicates
+            pairing = Pairing(
+                *sides.openers(name),
+                processes=self.rules.processes,
+                rounds=self.rules.rounds,
+                seed=next(seeds),
+            )
+            try:
+                with pairing:
+                    run_all(pairing)
+                    replicates = pairing.finish()
+            except RevisionError:
+                result.broken = sides.head_failed
+                raise
+            head, base = sides.timed()
+            result.head += head
+            result.base += base
+            return replicates
 
         def judge(replicates: Sequence[Replicate]) -> Judgement:
             rounds = [replicate.rounds for replicate in replicates if replicate.rounds]
@@ -118,14 +121,15 @@ class Comparison:
 
         try:
             result.decision = decide(
-                measure, judge, looks=self.rules.looks, time_limit_s=self.rules.time_limit_s
+                measure,
+                judge,
+                looks=self.rules.looks,
+                time_limit_s=self.rules.time_limit_s,
+                renew=sides.renew,
             )
         except RevisionError as error:
             result.problem = str(error)
         return result
-
-    def _sides(self) -> AbstractContextManager[tuple[Side, Side]]:
-        return sides(self.head, self.base, self.workload, self.scratch)
 
 
 def exit_status(results: Sequence[StageResult]) -> int:

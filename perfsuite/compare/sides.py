@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from perfsuite.errors import RevisionError
-from perfsuite.forked.servers import Server, Workload, start_driver
+from perfsuite.forked.servers import Server, Servers, Workload, start_driver
 from perfsuite.gate.pairing import Open, Timed
 
 
@@ -22,45 +20,49 @@ class Tree:
     python: Path = Path(sys.executable)
 
 
-class Side:
-    """A running driver of one tree."""
+class Sides:
+    """Head and BASE of one comparison; a context manager that ends both and all that they started.
 
-    def __init__(self, server: Server, workload: Workload) -> None:
-        self._server, self._workload = server, workload
-        self.stages: list[str] = server.greeting["stages"]
-
-    @property
-    def failed(self) -> bool:
-        """Whether the last request got no answer, or a refusal."""
-        return self._server.failed
-
-    @property
-    def timed(self) -> list[Timed]:
-        """Every run so far."""
-        return self._server.timed
-
-    def opener(self, stage: str) -> Open:
-        """Return what opens ``stage`` in fresh processes: a trusted one and a worker.
-
-        It and what it opens raise RevisionError where this tree's runtime fails.
-        """
-        return self._server.opener({"stage": stage, **vars(self._workload)})
-
-
-@contextmanager
-def sides(head: Tree, base: Tree, workload: Workload, scratch: Path) -> Iterator[tuple[Side, Side]]:
-    """Start both trees' drivers, side by side, and end them and all that they started.
-
-    Their temporary files lie in ``scratch``, because what is killed cannot remove them.
-
-    Raises:
-        RevisionError: if a tree has no runtime that can be imported.
+    Their temporary files lie in ``scratch``, because what is killed cannot remove them. Every method, and what the
+    openers open, raises RevisionError where a tree's runtime fails.
     """
-    with _driver(head, scratch) as of_head, _driver(base, scratch) as of_base:
-        yield Side(of_head, workload), Side(of_base, workload)
 
+    def __init__(self, head: Tree, base: Tree, workload: Workload, scratch: Path) -> None:
+        self._workload = workload
 
-def _driver(tree: Tree, scratch: Path) -> AbstractContextManager[Server]:
-    return closing(
-        start_driver(tree.folder, tree.title, RevisionError, python=tree.python, scratch=scratch)
-    )
+        def start(tree: Tree) -> Server:
+            return start_driver(
+                tree.folder, tree.title, RevisionError, python=tree.python, scratch=scratch
+            )
+
+        self._servers = Servers(lambda: (start(head), start(base)))
+        self.renew = self._servers.close
+
+    def stages(self) -> tuple[list[str], list[str]]:
+        """Return what head's runtime has, and what BASE's has."""
+        head, base = self._servers.running()[0]
+        return head.greeting["stages"], base.greeting["stages"]
+
+    def openers(self, stage: str) -> tuple[Open, Open]:
+        """Return what opens ``stage`` of head and of BASE in fresh processes: a trusted one and a worker."""
+        wanted = {"stage": stage, **self._workload.options}
+        return self._servers.openers((wanted, wanted))
+
+    @property
+    def head_failed(self) -> bool:
+        """Whether it was head that failed last."""
+        return any(head.failed for head, _ in self._servers.started)
+
+    def timed(self) -> tuple[list[Timed], list[Timed]]:
+        """Return every run of head and of BASE since the last call."""
+        taken = tuple(
+            [run for pair in self._servers.started for run in pair[kind].take_timed()]
+            for kind in (0, 1)
+        )
+        return taken[0], taken[1]
+
+    def __enter__(self) -> Sides:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._servers.close()

@@ -21,9 +21,14 @@ from perfsuite.statistics import Estimate
 MIN_REPLICATES = 3  # fewer say nothing of the spread between processes
 MIN_ROUNDS = 3
 CONFIDENCE = 0.95
+SUITE_ERROR = (
+    0.05  # chance that any red of a suite is wrong where all its subjects lie at the margin
+)
+FEWEST_SUBJECTS = 4
 MAX_LOOKS = 3
 RESAMPLES = 4_000
 TRIM = 0.2  # share of the replicates that may be far off at either end without moving the location
+_AT_ONCE = 1 << 20  # numbers in memory
 LEAST_WEIGHT = 1e-6  # so that a resample without any near replicate has a location
 
 Array = NDArray[np.float64]
@@ -50,6 +55,16 @@ class Judgement:
     reason: str
 
 
+def alarm_confidence(subjects: int) -> float:
+    """Return the confidence that an alarm needs where so many subjects are judged, at least that of four.
+
+    A subject at its margin is red if its interval lies above it, by chance in half of 1 - confidence, and fresh
+    processes alone lie above it as well, which half of them do. By Bonferroni's inequality all of
+    them together err with at most ``SUITE_ERROR``.
+    """
+    return 1 - 4 * SUITE_ERROR / max(subjects, FEWEST_SUBJECTS)
+
+
 def trimmed_mean(values: Array, weights: Array | None = None) -> Array:
     """Return the mean of what lies between the quantiles ``TRIM`` and 1 - ``TRIM``, (...,).
 
@@ -73,25 +88,46 @@ def location(replicates: Replicates) -> float:
     return float(trimmed_mean(np.array([np.median(rounds) for rounds in replicates])))
 
 
+@dataclass(frozen=True)
+class Bootstrap:
+    """A change as the logarithm of a ratio, what it was in each resample, and how many processes it rests on."""
+
+    value: float
+    resampled: Array
+    processes: int  # of the smaller side
+
+    def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
+        """Return the ratio with its two-sided percentile interval.
+
+        With few processes a percentile interval is too short; its percentiles are moved out to where a t
+        interval would be (the expanded percentile interval of Hesterberg, What Teachers Should Know
+        About the Bootstrap, 2015, section 4.3).
+        """
+        few = self.processes
+        quantile = stats.t.ppf((1 + confidence) / 2, few - 1)
+        outer = float(stats.norm.sf(math.sqrt(few / (few - 1)) * quantile))
+        low, high = (float(end) for end in np.quantile(self.resampled, [outer, 1 - outer]))
+        return Estimate(
+            math.exp(self.value),
+            math.exp(min(low, self.value)),
+            math.exp(max(high, self.value)),
+        )
+
+
 def change(
     current: Replicates,
     stored: Replicates,
     *,
     nearness: Array | None = None,
-    confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Estimate:
-    """Return by which factor ``current`` takes longer than ``stored``, with its two-sided interval.
+) -> Bootstrap:
+    """Return by which factor ``current`` takes longer than ``stored``.
 
     Each current process is held against the trimmed mean of the stored ones, in which they count by
     ``nearness``, (current, stored), at least 0; without it they count alike. The factor is exp of the
-    differences' trimmed mean; if they count alike, of location(current) - location(stored).
-
-    A hierarchical percentile bootstrap over processes and rounds of both sides. With few processes a
-    percentile interval is too short; its percentiles are moved out to where a t interval would be
-    (the expanded percentile interval of Hesterberg, What Teachers Should Know About the Bootstrap,
-    2015, section 4.3).
+    differences' trimmed mean; if they count alike, of location(current) - location(stored). The bootstrap is
+    hierarchical, over processes and rounds of both sides.
 
     Raises:
         ValueError: for a side with fewer than ``MIN_REPLICATES`` processes or one with fewer than
@@ -101,7 +137,6 @@ def change(
     sides = [_checked(current), _checked(stored)]
     if nearness is None:
         nearness = np.ones((len(sides[0]), len(sides[1])))
-    level = (1 - confidence) / 2
     medians = [np.array([[np.median(rounds) for rounds in side]]) for side in sides]
     every = [np.arange(len(side))[None] for side in sides]
     value = float(_difference(medians, every, nearness)[0])
@@ -109,14 +144,13 @@ def change(
     medians = [
         _resampled_medians(side, numbers, rng) for side, numbers in zip(sides, drawn, strict=True)
     ]
-    differences = _difference(medians, drawn, nearness)
-    smallest = min(len(side) for side in sides)
-    reach = math.sqrt(smallest / (smallest - 1)) * stats.t.ppf(1 - level, smallest - 1)
-    outer = float(stats.norm.sf(reach))
-    low, high = np.quantile(differences, [outer, 1 - outer])
-    return Estimate(
-        math.exp(value), math.exp(min(float(low), value)), math.exp(max(float(high), value))
-    )
+    at_once = max(1, _AT_ONCE // nearness.size)
+    parts = [slice(start, start + at_once) for start in range(0, resamples, at_once)]
+    differences = [
+        _difference([side[part] for side in medians], [side[part] for side in drawn], nearness)
+        for part in parts
+    ]
+    return Bootstrap(value, np.concatenate(differences), min(map(len, sides)))
 
 
 def judge(
@@ -137,7 +171,7 @@ def judge(
     ``looks`` is how often at most the question is asked while samples arrive. For an alarm each look has
     1 - (1 - confidence) / looks: by Bonferroni's inequality the chance that any of them errs stays
     below 1 - confidence. A pass needs no such care, because it ends the looking: the one-sided bound of
-    ``confidence`` must lie below the margin. ``margin`` is the share by which a subject may be slower.
+    ``CONFIDENCE`` must lie below the margin. ``margin`` is the share by which a subject may be slower.
 
     Too few samples are inconclusive, never an error and never another verdict.
     """
@@ -154,24 +188,23 @@ def judge(
     if nearness is not None:
         nearness = nearness[np.ix_(*numbers)]
 
-    def estimated(confidence: float) -> Estimate:
-        return change(
-            [current[number] for number in numbers[0]],
-            [stored[number] for number in numbers[1]],
-            nearness=nearness,
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-        )
-
-    estimate = estimated(1 - (1 - confidence) / looks)
-    bound = estimated(2 * confidence - 1).high  # the upper end of two sides is the one-sided bound
+    found = change(
+        [current[number] for number in numbers[0]],
+        [stored[number] for number in numbers[1]],
+        nearness=nearness,
+        resamples=resamples,
+        seed=seed,
+    )
+    estimate = found.estimate(1 - (1 - confidence) / looks)
+    bound = found.estimate(
+        2 * CONFIDENCE - 1
+    ).high  # the upper end of two sides is one side's bound
     if estimate.low > 1 + margin:
         verdict, reason = Verdict.REGRESSION, "the interval lies above the margin"
     elif estimate.high < 1 / (1 + margin):
         verdict, reason = Verdict.IMPROVED, "the interval lies below the margin"
     elif bound < 1 + margin:
-        verdict, reason = Verdict.PASS, f"below the margin with {confidence:.0%} confidence"
+        verdict, reason = Verdict.PASS, f"below the margin with {CONFIDENCE:.0%} confidence"
     else:
         verdict, reason = Verdict.INCONCLUSIVE, "the interval reaches across the margin"
     return Judgement(verdict, estimate, margin, counts[0], reason)

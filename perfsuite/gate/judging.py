@@ -155,8 +155,17 @@ class Gate:
             return True
         return not self.known_machine and name in self.baselines.portable
 
-    def check(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
+    def check(
+        self,
+        name: str,
+        subject: Open,
+        yardstick: Open,
+        drive: Drive,
+        renew: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         """Measure and judge ``name``; in update mode record it. ``drive`` runs the first look's loop.
+
+        ``renew`` replaces what all processes share, before a red verdict is confirmed.
 
         Raises:
             MeasurementError: if there is no baseline, or the machine is too disturbed to record one.
@@ -164,7 +173,7 @@ class Gate:
         if self.settings.update:
             outcome = self._record(name, subject, yardstick, drive)
         elif self.has_baseline(name):
-            outcome = self._judge(name, subject, yardstick, drive)
+            outcome = self._judge(name, subject, yardstick, drive, renew)
         else:
             raise MeasurementError(f"{name}: no baseline in {self.settings.path}")
         self.outcomes.append(outcome)
@@ -178,7 +187,9 @@ class Gate:
             run_all(pairing)  # what a disabled pytest-benchmark has left
             return [_steady(replicate) for replicate in pairing.finish()]
 
-    def _judge(self, name: str, subject: Open, yardstick: Open, drive: Drive) -> Outcome:
+    def _judge(
+        self, name: str, subject: Open, yardstick: Open, drive: Drive, renew: Callable[[], None]
+    ) -> Outcome:
         entry = self.stored(name)
         drives = itertools.chain([drive], itertools.repeat(run_all))
         decision = decide(
@@ -186,6 +197,7 @@ class Gate:
             lambda replicates: self._judgement(name, entry, replicates),
             looks=self.settings.looks,
             time_limit_s=self.settings.time_limit_s,
+            renew=renew,
         )
         judgement, replicates = decision.judgement, decision.processes
         if entry is not None:
@@ -213,14 +225,22 @@ class Gate:
     def _judgement(
         self, name: str, entry: Entry | None, replicates: Sequence[Replicate]
     ) -> Judgement:
+        confidence = deciding.alarm_confidence(len(self.baselines.names()))
         looks = self.settings.looks
         if entry is not None:
-            return speed.judge(_sample(replicates), entry.sample, margin=entry.margin, looks=looks)
+            return speed.judge(
+                _sample(replicates),
+                entry.sample,
+                margin=entry.margin,
+                confidence=confidence,
+                looks=looks,
+            )
         portable = math.log(self.baselines.portable[name])
         return deciding.judge(
             [replicate.rounds for replicate in replicates],
             [[portable] * deciding.MIN_ROUNDS] * deciding.MIN_REPLICATES,
             margin=baselines.PORTABLE_MARGIN,
+            confidence=confidence,
             looks=looks,
         )
 

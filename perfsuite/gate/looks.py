@@ -30,12 +30,13 @@ def decide(
     *,
     looks: int,
     time_limit_s: float = math.inf,
+    renew: Callable[[], None] = lambda: None,
 ) -> Decision[_Process]:
     """Judge what ``measure`` returns, and more of it while the verdict is open, ``looks`` times at most.
 
     No look begins after ``time_limit_s``, but a red verdict is always measured once more, and again if nothing
     comes of it: it stays red only if these fresh processes alone lie above the margin as well. What was
-    drawn by chance is not drawn twice.
+    drawn by chance is not drawn twice. Before them ``renew`` is called: it replaces what processes share.
     """
     deadline = time.monotonic() + time_limit_s
     processes = list(measure())
@@ -47,6 +48,7 @@ def decide(
         looked += 1
         judgement = judge(processes)
     if judgement.verdict is Verdict.REGRESSION:
+        renew()
         fresh = list(measure())
         looked, most = looked + 1, looked + looks
         # Not a number where too few of them were undisturbed.

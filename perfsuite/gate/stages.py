@@ -3,57 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import runtime
 from perfsuite.errors import MeasurementError
-from perfsuite.forked.servers import Server, Workload, start_driver, start_unsplit
+from perfsuite.forked.servers import Server, Servers, Workload, start_driver, start_unsplit
 from perfsuite.gate.pairing import Open
 from runtime import STAGES
 from runtime.devices.cpu import has_bfloat16_products
 
 
 class StageServers:
-    """The two servers of a run, started at the first use, and again after one has failed.
-
-    ``close`` ends them and all that they started.
-    """
+    """The servers of a run; ``close`` ends them and all that they started, and the next use starts new ones."""
 
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
-        self._running = ExitStack()
-        self._servers: tuple[Server, Server] | None = None
+        self._servers = Servers(_start)
+        self.close = self._servers.close
 
     def openers(self, stage: str, slowdown: Mapping[str, float]) -> tuple[Open, Open]:
         """Return what opens ``stage``, slower by factors, and what opens its yardstick, the unsplit model.
 
         What they open raises MeasurementError where a process fails.
         """
-        split, unsplit = self._started()
-        workload = vars(self._workload)
+        workload = self._workload.options
         dtype = _computed_dtype(stage, self._workload.device)
-        return (
-            split.opener({"stage": stage, "slowdown": dict(slowdown), **workload}),
-            unsplit.opener({"dtype": dtype, **workload}),
+        return self._servers.openers(
+            (
+                {"stage": stage, "slowdown": dict(slowdown), **workload},
+                {"dtype": dtype, **workload},
+            )
         )
 
-    def _started(self) -> tuple[Server, Server]:
-        if self._servers is None or any(server.failed for server in self._servers):
-            self.close()
-            tree = Path(runtime.__file__).resolve().parents[1]
-            self._servers = (
-                start_driver(tree, "the runtime", MeasurementError),
-                start_unsplit(MeasurementError),
-            )
-            for server in self._servers:
-                self._running.callback(server.close)
-        return self._servers
 
-    def close(self) -> None:
-        """End both, if they run."""
-        self._running.close()
-        self._servers = None
+def _start() -> tuple[Server, Server]:
+    tree = Path(runtime.__file__).resolve().parents[1]
+    return start_driver(tree, "the runtime", MeasurementError), start_unsplit(MeasurementError)
 
 
 def _computed_dtype(stage: str, device: str) -> str:

@@ -28,7 +28,7 @@ def failure(outcome: Outcome, node: str) -> str:
         ),
         (
             f"samples: {len(outcome.replicates)} fresh processes in {outcome.looks} looks, "
-            f"{outcome.disturbed} rounds left out as disturbed, {outcome.off_speed} as of another speed"
+            f"{outcome.disturbed} rounds left out as disturbed, {outcome.off_speed} as of an unknown speed"
         ),
     ]
     if outcome.grown:

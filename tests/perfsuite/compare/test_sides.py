@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from perfsuite.compare.sides import Tree, sides
+from perfsuite.compare.sides import Sides, Tree
 from perfsuite.errors import RevisionError
 from perfsuite.forked.servers import Workload
 
@@ -24,16 +24,18 @@ def change(tree: Path, file: str, old: str, new: str) -> None:
 def test_each_side_runs_its_own_tree_in_fresh_processes(stand_in: MakeTree, tmp_path: Path) -> None:
     head, base = stand_in("head"), stand_in("base")
     change(head, "__init__.py", '"fused": 0.001', '"fused": 0.02')
-    with sides(Tree("head", head), Tree("BASE", base), WORKLOAD, tmp_path) as both:
+    with Sides(Tree("head", head), Tree("BASE", base), WORKLOAD, tmp_path) as sides:
+        open_head, open_base = sides.openers("fused")
         pids: list[int] = []
         for _ in range(2):
-            with both[0].opener("fused")() as slow, both[1].opener("fused")() as quick:
+            with open_head() as slow, open_base() as quick:
                 slower, quicker = slow.run(), quick.run()
                 assert slower.seconds > 0.02 > quicker.seconds
                 assert slower.phases == {"device": 0.02, "transport": 1e-4}
                 pids += [*slow.pids, *quick.pids]
         assert len(set(pids)) == 8  # a trusted process and a worker, of two sides, twice
-        assert [len(side.timed) for side in both] == [2, 2]
+        assert [len(runs) for runs in sides.timed()] == [2, 2]
+        assert sides.timed() == ([], [])
         running = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
         assert not psutil.wait_procs(running, timeout=2)[1]
 
@@ -76,13 +78,11 @@ def test_a_side_that_fails_is_named_with_its_fault(
     change(base, file, old, new)
 
     def run() -> None:
-        with (
-            sides(Tree("head", head), Tree("BASE", base), WORKLOAD, tmp_path) as both,
-            both[0].opener("fused")() as running,
-            both[1].opener("fused")() as failing,
-        ):
-            running.run()
-            failing.run()
+        with Sides(Tree("head", head), Tree("BASE", base), WORKLOAD, tmp_path) as sides:
+            open_head, open_base = sides.openers("fused")
+            with open_head() as running, open_base() as failing:
+                running.run()
+                failing.run()
 
     with pytest.raises(RevisionError, match=f"^BASE: .*{problem}"):
         run()
@@ -94,6 +94,6 @@ def test_a_tree_without_a_runtime_gets_no_installed_one(stand_in: MakeTree, tmp_
     empty.mkdir()
     with (
         pytest.raises(RevisionError, match=r"BASE: it has no package runtime|No module named"),
-        sides(Tree("head", stand_in("head")), Tree("BASE", empty), WORKLOAD, tmp_path),
+        Sides(Tree("head", stand_in("head")), Tree("BASE", empty), WORKLOAD, tmp_path) as sides,
     ):
-        pass
+        sides.stages()

@@ -11,11 +11,18 @@ import pytest
 
 import runtime
 from perfsuite.errors import MeasurementError
-from perfsuite.forked.servers import Server, Workload, shared_processor, start_driver, start_unsplit
+from perfsuite.forked.servers import (
+    Server,
+    Servers,
+    Workload,
+    shared_processor,
+    start_driver,
+    start_unsplit,
+)
 from perfsuite.results import PHASES
 
 TREE = Path(runtime.__file__).resolve().parents[1]
-WORKLOAD = vars(Workload("tiny", 16, "cpu", 1, shared_processor(1)))
+WORKLOAD = Workload("tiny", 16, "cpu", 1).options
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,7 @@ def test_the_unsplit_model_runs_in_fresh_processes(dtype: str) -> None:
                 assert contender.run().seconds > 0
                 pids += contender.pids
         assert len({*pids, os.getpid()}) == 3
-        assert [timed.phases for timed in server.timed] == [{}, {}]
+        assert [timed.phases for timed in server.take_timed()] == [{}, {}]
 
 
 def test_what_fails_is_told_and_marks_the_server() -> None:
@@ -87,3 +94,25 @@ def test_what_fails_is_told_and_marks_the_server() -> None:
         ):
             pass
         assert server.failed
+
+
+def test_pairs_are_used_in_turn_and_replaced_when_they_are_closed() -> None:
+    def start() -> tuple[Server, Server]:
+        return start_driver(TREE, "the runtime", MeasurementError), start_unsplit(MeasurementError)
+
+    with Servers(start, pairs=2) as servers:
+        split, unsplit = servers.openers(
+            ({"stage": "fused", **WORKLOAD}, {"dtype": "float32", **WORKLOAD})
+        )
+
+        def parents() -> tuple[int, int]:
+            with split() as stage, unsplit() as yardstick:
+                found = [psutil.Process(one.pids[0]).ppid() for one in (stage, yardstick)]
+            return found[0], found[1]
+
+        first, second, third = parents(), parents(), parents()
+        assert first == third
+        assert len({*first, *second}) == 4
+        servers.close()
+        assert not any(map(psutil.pid_exists, (*first, *second)))
+        assert not {*parents()} & {*first, *second}

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from perfsuite.gate.deciding import (
     MIN_REPLICATES,
+    SUITE_ERROR,
     Verdict,
+    alarm_confidence,
     change,
     judge,
     location,
@@ -35,8 +37,8 @@ seeds = st.integers(0, 2**20)
 def test_a_yardstick_of_another_size_changes_nothing(seed: int, scale: float) -> None:
     current, stored = drawn(5, seed=seed), drawn(8, seed=seed + 1)
     moved = [[[value + scale for value in row] for row in side] for side in (current, stored)]
-    before = change(current, stored)
-    after = change(*moved)
+    before = change(current, stored).estimate()
+    after = change(*moved).estimate()
     assert after.value == pytest.approx(before.value)
     assert (after.low, after.high) == pytest.approx((before.low, before.high))
 
@@ -102,7 +104,8 @@ def test_the_interval_holds_the_true_change_as_often_as_it_says() -> None:
     held = 0
     for seed in range(300):
         current = drawn(5, shift=0.1, seed=seed)
-        estimate = change(current, drawn(10, seed=20_000 + seed), confidence=0.9, resamples=500)
+        found = change(current, drawn(10, seed=20_000 + seed), resamples=500)
+        estimate = found.estimate(0.9)
         held += estimate.low <= math.exp(0.1) <= estimate.high
     assert held >= 0.85 * 300
 
@@ -112,11 +115,19 @@ def test_location_does_not_move_with_one_process_of_five() -> None:
     assert location(rows) == pytest.approx(0.1)
 
 
+@given(st.integers(1, 100))
+def test_the_more_subjects_the_more_an_alarm_needs(subjects: int) -> None:
+    confidence = alarm_confidence(subjects)
+    assert alarm_confidence(subjects + 1) >= confidence >= 0.95
+    # Two independent conditions at the margin: the interval, and half of the fresh processes.
+    assert subjects * (1 - confidence) / 2 * 0.5 <= SUITE_ERROR * (1 + 1e-9)
+
+
 def test_stored_processes_count_by_their_nearness() -> None:
     stored = [[0.0] * 3] * 6 + [[1.0] * 3] * 6
     weights = np.array([[1.0] * 6 + [0.0] * 6, [0.0] * 6 + [1.0] * 6] * 3)
-    estimate = change([[0.1] * 3, [1.1] * 3] * 3, stored, nearness=weights)
-    assert estimate.value == pytest.approx(math.exp(0.1), abs=1e-4)
+    found = change([[0.1] * 3, [1.1] * 3] * 3, stored, nearness=weights)
+    assert found.value == pytest.approx(0.1, abs=1e-4)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=20))

@@ -64,3 +64,18 @@ def test_no_look_begins_after_the_time_limit_but_a_red_one_is_confirmed() -> Non
     assert decide(lambda: [0.05], judge, looks=3, time_limit_s=0.0).looks == 1
     red = decide(lambda: [log(1.2)], judge, looks=3, time_limit_s=0.0)
     assert (red.judgement.verdict, red.looks) == (Verdict.REGRESSION, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "renewed"), [([0.0], []), ([0.05, -0.05], []), ([0.1, 0.1], [1])]
+)
+def test_what_processes_share_is_replaced_before_a_red_verdict_is_confirmed(
+    changes: list[float], renewed: list[int]
+) -> None:
+    left, after = list(changes), []
+
+    def measure() -> list[float]:
+        return [left.pop(0)]
+
+    decide(measure, judge, looks=3, renew=lambda: after.append(len(changes) - len(left)))
+    assert after == renewed
