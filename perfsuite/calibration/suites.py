@@ -91,8 +91,8 @@ class Folder:
             self._read(kind, path) for path in sorted(self.path.glob(f"{kind.name}-[0-9]*.json"))
         ]
 
-    def record_baselines(self) -> None:
-        """Record them unless they are there.
+    def record_baselines(self, extensions: int = EXTENSIONS) -> None:
+        """Record them unless they are there, and extend them.
 
         Raises:
             MeasurementError: if that fails.
@@ -105,7 +105,7 @@ class Folder:
         if status:
             path.unlink(missing_ok=True)  # what a part of the stages has left
             raise MeasurementError(f"the baselines could not be recorded:\n{words}")
-        for _ in range(EXTENSIONS):  # later, when the machine may have another speed
+        for _ in range(extensions):  # later, when the machine may have another speed
             self._pytest(["--extend-baselines"])  # refused while others use it: there are enough
 
     def run(self, kind: Kind) -> Run:

@@ -269,6 +269,10 @@ class Gate:
                 f"{name}: not recorded: others used the machine during {made - len(usable)} of {made} "
                 "processes; end them, or try again later"
             )
+        if before is not None and before.phases.keys() != usable[0].phases.keys():
+            raise MeasurementError(
+                f"{name}: not extended: the stored phases are of other code; use --update-baselines"
+            )
         profile.entries[name] = _entry(usable, before, self.settings.processes)
         profile.recorded = provenance()
         baselines.write(self.settings.path, self.baselines)

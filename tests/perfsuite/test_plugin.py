@@ -154,7 +154,7 @@ def test_update_records_what_the_next_run_accepts(project: pytest.Pytester) -> N
     again.assert_outcomes(passed=1)
     (profile,) = json.loads((project.path / "baselines.json").read_text())["profiles"]
     assert profile["recorded"]["date"]
-    assert len(profile["entries"]["mine"]["replicates"]) == 9
+    assert len(profile["entries"]["mine"]["replicates"]) == 6
 
 
 def test_a_slow_down_that_is_injected_turns_it_red(project: pytest.Pytester) -> None:

@@ -81,10 +81,11 @@ def test_a_damaged_report_is_named(folder: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_real_run_is_slowed_and_its_report_is_kept(tmp_path: Path) -> None:
     few = ["-kfused", "-operf_processes=3", "-operf_looks=1"]
     folder = Folder(tmp_path / "runs", few)
-    folder.record_baselines()
+    folder.record_baselines(extensions=0)
     made = folder.run(slower(1.0))
     assert made.red
     assert made.subjects["fused"]["grew_most"] == "device"

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from perfsuite.__main__ import main
+from perfsuite.forked.servers import PAIRS
 from perfsuite.gate.disturbance import Watch
 
 Git = Callable[..., str]
@@ -199,8 +200,9 @@ def test_a_signal_leaves_nothing_behind(
     with subprocess.Popen(command, cwd=committed, env=environment) as process:
         try:
             deadline = time.monotonic() + 60
+            started = PAIRS * 2 + 4  # drivers, and what one of each side has forked
             children: list[psutil.Process] = []
-            while len(children) < 6 and time.monotonic() < deadline:  # 2 drivers, with 2 each
+            while len(children) < started and time.monotonic() < deadline:
                 time.sleep(0.02)
                 children = psutil.Process(process.pid).children(recursive=True)
             assert git(committed, "worktree", "list").count("\n") == 1
@@ -210,6 +212,6 @@ def test_a_signal_leaves_nothing_behind(
         finally:
             process.kill()
     assert process.returncode == status
-    assert len(children) == 6
+    assert len(children) == started
     assert not psutil.wait_procs(children, timeout=2)[1]
     assert nothing_is_left(committed, temporary, git)

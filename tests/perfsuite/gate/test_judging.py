@@ -106,6 +106,17 @@ def test_an_extension_adds_a_speed(recorded: Path) -> None:
         assert sum(outcome.stored_phases.values()) == pytest.approx(subject / yardstick, rel=1e-3)
 
 
+def test_other_phases_are_not_added_to_what_is_stored(recorded: Path) -> None:
+    path = recorded / "baselines.json"
+    text = path.read_text()
+    path.write_text(text.replace('"transport"', '"carriage"'))
+    with pytest.raises(MeasurementError, match="mine: not extended: the stored phases"):
+        gate(recorded, update=True, extend=True).check(
+            "mine", taking([2.0]), taking([1.0]), run_all
+        )
+    assert path.read_text() == text.replace('"transport"', '"carriage"')
+
+
 def test_an_update_forgets_what_was_stored(recorded: Path) -> None:
     gate(recorded, update=True).check("mine", taking([2.64]), taking([1.2]), run_all)
     outcome = gate(recorded).check("mine", taking([2.0]), taking([1.0]), run_all)
