@@ -16,7 +16,7 @@ from perfsuite.errors import PerfsuiteError
 from perfsuite.gate.pairing import Contender, Open, Timed
 
 _DRIVER = Path(__file__).with_name("driver.py")
-PAIRS = 4  # each of them takes 4 s to start and 0.7 GB
+PAIRS = 4  # each of them takes 5 s to start, and 0.5 GB
 _START_TIMEOUT_S = 300.0
 _FORWARD_TIMEOUT_S = 300.0
 _CLOSE_TIMEOUT_S = 10.0
