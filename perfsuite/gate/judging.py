@@ -327,15 +327,20 @@ def _steady(replicate: Replicate) -> Replicate:
     )
 
 
+def _quiet(replicates: Sequence[Replicate]) -> list[Replicate]:
+    """Return the processes with any round that counts."""
+    return [replicate for replicate in replicates if replicate.rounds]
+
+
 def _sample(replicates: Sequence[Replicate]) -> Sample:
     """Return what the verdict rests on: the processes with any quiet round."""
-    quiet = [replicate for replicate in replicates if replicate.rounds]
+    quiet = _quiet(replicates)
     return Sample([one.rounds for one in quiet], [one.yardstick_s for one in quiet])
 
 
 def _of_known_speed(replicates: Sequence[Replicate], entry: Entry) -> list[Replicate]:
     """Return the same, each marked by whether the baseline knows its speed."""
-    quiet = [replicate for replicate in replicates if replicate.rounds]
+    quiet = _quiet(replicates)
     known = speed.known(_sample(quiet), entry.sample)
     marked = [
         replace(replicate, known_speed=bool(is_known))
@@ -355,12 +360,12 @@ def _expected_phases(outcome: Outcome, entry: Entry) -> dict[str, float]:
 
 def _judged(replicates: Sequence[Replicate]) -> list[Replicate]:
     """Return those of a known speed, all where there is none: they are shown then, not judged."""
-    quiet = [replicate for replicate in replicates if replicate.rounds]
+    quiet = _quiet(replicates)
     return [replicate for replicate in quiet if replicate.known_speed] or quiet
 
 
 def _yardstick_ms(replicates: Sequence[Replicate]) -> float:
-    return median(replicate.yardstick_s for replicate in replicates if replicate.rounds) * 1e3
+    return median(replicate.yardstick_s for replicate in _quiet(replicates)) * 1e3
 
 
 def _slower(replicates: Sequence[Replicate], entry: Entry) -> bool:
@@ -376,7 +381,7 @@ def _outcome(
     name: str, verdict: Verdict | None, reason: str, replicates: list[Replicate], looks: int
 ) -> Outcome:
     shown = _judged(replicates) or replicates
-    rounds = [replicate.rounds for replicate in shown if replicate.rounds]
+    rounds = [replicate.rounds for replicate in _quiet(shown)]
     if not rounds:
         reason = "others used the machine all the time"
     return Outcome(

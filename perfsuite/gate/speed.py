@@ -106,7 +106,9 @@ def judge(
 ) -> Judgement:
     """Return the verdict on the processes of known speed; beyond ``ANY_SPEED_MARGIN`` on all of them."""
 
-    def verdict(sample: Sample, margin: float, weights: NDArray[np.float64] | None) -> Judgement:
+    def verdict(
+        sample: Sample, margin: float, slope: float, weights: NDArray[np.float64] | None
+    ) -> Judgement:
         return deciding.judge(
             _levelled(sample, slope),
             _levelled(stored, slope),
@@ -118,12 +120,11 @@ def judge(
             seed=seed,
         )
 
-    slope = _slope(stored)
     alike = _chosen(current, known(current, stored))
-    judgement = verdict(alike, margin, nearness(alike, stored))
+    judgement = verdict(alike, margin, _slope(stored), nearness(alike, stored))
     if judgement.verdict is Verdict.INCONCLUSIVE and margin < ANY_SPEED_MARGIN:
-        slope = 0.0  # which is known over the stored speeds alone
-        widely = verdict(current, ANY_SPEED_MARGIN, None)
+        # Without the slope, which is known over the stored speeds alone.
+        widely = verdict(current, ANY_SPEED_MARGIN, 0.0, None)
         if widely.verdict is Verdict.REGRESSION:
             return replace(widely, reason=f"{widely.reason} for any speed of the machine")
     return judgement
