@@ -1,7 +1,8 @@
-"""How a forward pass alternates: what one side computes in a row, and what happens between two calls."""
+"""How a forward pass alternates: what each side computes in a row, and what happens between two calls."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,24 +20,36 @@ class Burst:
     side: Side
     operations: tuple[Operation, ...]
 
+    @property
+    def layers(self) -> int:
+        """In how many layers of a forward pass it occurs; 1 at the ends."""
+        return self.operations[0].times
 
-def bursts(
-    config: ModelConfig,
-    stages: Iterable[Stage],
-    lengths: Iterable[int],
-    memory: Memory | None = None,
-) -> tuple[Burst, ...]:
-    """List the distinct bursts of forward passes of these stages over prompts of these lengths, in order.
 
-    ``memory`` as in ``operations``.
-    """
-    found: dict[Burst, None] = {}
-    for tokens in lengths:
-        for stage in stages:
-            rows = operations(config, stage, tokens, memory)
-            for side, row in groupby(rows, lambda each: each.side):
-                found[Burst(side, tuple(row))] = None
+Pattern = tuple[Burst, ...]
+"""The bursts of both sides in the order of a forward pass, those of its equal layers once."""
+
+
+def patterns(
+    config: ModelConfig, stages: Iterable[Stage], tokens: int, memory: Memory | None = None
+) -> tuple[Pattern, ...]:
+    """List the distinct patterns of these stages over one prompt; ``memory`` as in ``operations``."""
+    found: dict[Pattern, None] = {}
+    for stage in stages:
+        rows = operations(config, stage, tokens, memory)
+        by_call = groupby(rows, lambda row: (row.side, row.call))
+        found[tuple(Burst(side, tuple(group)) for (side, _), group in by_call)] = None
     return tuple(found)
+
+
+def weights_apart(pattern: Pattern, least_bytes: int) -> int:
+    """Return of how many layers a run must hold the weights, at most of all.
+
+    Between two uses of the same weights it then walks through ``least_bytes`` of others, as a forward pass does.
+    """
+    layer = [row for burst in pattern if burst.layers > 1 for row in burst.operations]
+    one = sum(row.weight_bytes for row in layer)
+    return min(layer[0].times, math.ceil(least_bytes / one)) if one else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,14 @@ class Operation:
         return _ELEMENTS.get(self.kind, _read_and_write)(*self.shape) * int(size)
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of a model's weights among those, where it multiplies with them."""
+        if self.kind not in _WITH_WEIGHTS:
+            return 0
+        _, inner, columns = self.shape
+        return inner * columns * int(getattr(torch, self.dtype).itemsize)
+
+    @property
     def work(self) -> int:
         """What its rate is a rate of: FLOPs where it multiplies matrices, bytes elsewhere."""
         return self.flops or self.bytes
@@ -181,6 +189,9 @@ _FLOPS: Mapping[str, Form] = MappingProxyType(
         "attention": _causal_attention,
     }
 )
+
+
+_WITH_WEIGHTS = ("linear", "linear_residual", "lm_head")
 
 
 def _operands(rows: int, inner: int, columns: int) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 
 from scipy import stats
 
@@ -41,6 +44,7 @@ class Findings:
     detected: Mapping[Kind, Mapping[str, Count]]  # by stage, real runs
     named: Mapping[Kind, Count]  # of the red stages, those whose phase was the slowed one
     simulated: Mapping[str, Mapping[str, Rates]]  # by stage, then by kind's name
+    simulated_alarms: Count  # simulated runs of the whole suite, unchanged
     undecided: Count  # stages of unchanged runs without a verdict
     off_speed: Count  # those of them that mostly ran at a speed that no baseline knows
     disturbed: Count  # stages of unchanged runs in which rounds were left out as disturbed
@@ -58,17 +62,14 @@ def find(
     pairs = [(run, stage) for run in unchanged for stage in stages]
     simulated = {}
     if len(unchanged) > 1 and simulations:
-        for stage in stages:
-            simulated[stage] = simulate(
-                [processes_of(run, stage) for run in unchanged],
-                {
-                    kind.name: [processes_of(run, stage) for run in runs]
-                    for kind, runs in slowed.items()
-                    if runs and kind.phase is None
-                },
-                processes=processes,
-                simulations=simulations,
-            )
+        simulate_stage = partial(
+            _simulate, unchanged, slowed, processes=processes, simulations=simulations
+        )
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            simulated = dict(zip(stages, pool.map(simulate_stage, stages), strict=True))
+    alarms = [
+        any(run) for run in zip(*(rates[""].red for rates in simulated.values()), strict=True)
+    ]
     return Findings(
         stages=stages,
         false_alarms=Count(sum(run.red for run in unchanged), len(unchanged)),
@@ -81,6 +82,7 @@ def find(
         },
         named={kind: _named(kind, runs) for kind, runs in slowed.items() if runs},
         simulated=simulated,
+        simulated_alarms=Count(sum(alarms), len(alarms)),
         undecided=Count(sum(run.is_undecided(stage) for run, stage in pairs), len(pairs)),
         off_speed=Count(
             sum(run.is_undecided(stage) and run.off_speed(stage) for run, stage in pairs),
@@ -90,6 +92,26 @@ def find(
             sum(run.disturbed(stage) for run, stage in pairs),
             len(pairs),
         ),
+    )
+
+
+def _simulate(
+    unchanged: Sequence[Run],
+    slowed: Mapping[Kind, Sequence[Run]],
+    stage: str,
+    *,
+    processes: int,
+    simulations: int,
+) -> Mapping[str, Rates]:
+    return simulate(
+        [processes_of(run, stage) for run in unchanged],
+        {
+            kind.name: [processes_of(run, stage) for run in runs]
+            for kind, runs in slowed.items()
+            if runs and kind.phase is None
+        },
+        processes=processes,
+        simulations=simulations,
     )
 
 

@@ -26,10 +26,14 @@ LEVEL = 0.01  # of false alarms per stage, at which the rules are compared
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of simulated runs that were red, by rule; ``at_level`` with every threshold moved to ``LEVEL``."""
+    """Shares of simulated runs that were red, by rule; ``at_level`` with every threshold moved to ``LEVEL``.
+
+    ``red`` is what this gate said of each simulated run, in order.
+    """
 
     as_used: Mapping[str, float]
     at_level: Mapping[str, float]
+    red: Sequence[bool]
 
 
 def processes_of(run: Run, stage: str) -> list[Process]:
@@ -55,9 +59,10 @@ def simulate(
 
     ``unchanged`` and each value of ``slowed`` hold one list of processes per recorded run; at least two
     unchanged runs are needed, because a baseline is never drawn from the run that it is held against.
-    ``processes`` are those of one look.
+    ``processes`` are those of one look. With one ``seed``, the same recorded runs are drawn for every stage: the
+    n-th simulation of each is of one suite.
     """
-    rng = np.random.default_rng(seed)
+    rng, suites = np.random.default_rng(seed), np.random.default_rng(seed)
     kinds = {"": unchanged, **slowed}
     red: dict[str, list[bool]] = {kind: [] for kind in kinds}
     values: dict[str, dict[str, list[float]]] = {
@@ -65,10 +70,12 @@ def simulate(
     }
     for kind, runs in kinds.items():
         for _ in range(simulations):
-            current, *others = rng.permutation(len(unchanged))
+            current, *others = suites.permutation(len(unchanged))
             recordings = [process for run in others[:RECORDINGS] for process in unchanged[run]]
             stored = _drawn(recordings, (1 + EXTENSIONS) * RECORDED_BATCHES * processes, rng)
-            source = unchanged[current] if runs is unchanged else runs[int(rng.integers(len(runs)))]
+            source = (
+                unchanged[current] if runs is unchanged else runs[int(suites.integers(len(runs)))]
+            )
             looks = [_drawn(source, processes, rng)]
 
             def draw(source: Processes = source, looks: list[Processes] = looks) -> Processes:
@@ -95,6 +102,7 @@ def simulate(
                 )
                 for name in RULES
             },
+            red[kind],
         )
         for kind in kinds
     }

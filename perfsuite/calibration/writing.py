@@ -93,6 +93,8 @@ def _simulated(findings: Findings, picture: str) -> Iterator[str]:
             "that is red. The other rules see the seconds of all processes of a look."
         ),
         "",
+        f"Unchanged runs of the whole suite that this gate would fail: **{findings.simulated_alarms}**.",
+        "",
         f"![Share of runs that are red, by slow-down]({picture})",
         "",
     )

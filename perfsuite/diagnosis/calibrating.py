@@ -10,25 +10,27 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import median
 
 import torch
 
-from perfsuite.bursts import Between, Burst
+from perfsuite.bursts import Between, Burst, Pattern, weights_apart
 from perfsuite.cost_model import ROAD_OF
 from perfsuite.diagnosis.null_worker import MOST_SWEPT
 from perfsuite.diagnosis.probe import Probe
 from perfsuite.diagnosis.roads import open_roads
 from perfsuite.diagnosis.sweep import ROWS, Caller, Samples, sweep_keys
-from perfsuite.diagnosis.trusted_operations import TrustedOperations
+from perfsuite.diagnosis.trusted_operations import Run, TrustedOperations
 from perfsuite.machine_constants import MachineConstants, Rate, RateKey, rate_key
 from perfsuite.measuring import collector_paused
-from perfsuite.workload import Operation
 from runtime.waiting import IdleTeams
 
 TOUCHED_BYTES = 64 << 20
 
-_PASSES = 3  # of the operations, per round
+_WARM_UP = 9  # calls that do not count: whatever ran before has taken the caches
+_PASSES = 2  # over the operations, per round
+_LAYERS = 3  # in a row: all but the first find what a layer leaves in the caches
 
 OperationKey = tuple[RateKey, tuple[int, ...]]
 
@@ -51,19 +53,17 @@ class Calibration:
 
     def __init__(
         self,
-        bursts: Sequence[Burst],
+        patterns: Sequence[Pattern],
         between: Between,
         roads: Sequence[str],
         threads: int,
         rows: Sequence[int] = ROWS,
     ) -> None:
-        """Prepare to measure ``bursts``, and calls over each of ``roads``, of which one must be shared memory.
+        """Prepare to measure the operations of ``patterns``, and calls over each of ``roads``.
 
-        ``between`` is what the sides do between two of them.
+        ``between`` is what the sides do between two calls.
         """
-        self._bursts = {
-            side: [b for b in bursts if b.side == side] for side in ("device", "trusted")
-        }
+        self._patterns = patterns
         self._rows = rows
         self._rounds = 0
         self._seconds: dict[OperationKey, list[float]] = defaultdict(list)
@@ -73,14 +73,27 @@ class Calibration:
         self._resources = ExitStack()
         try:
             enter = self._resources.enter_context
-            self._probe = enter(closing(Probe(self._bursts["device"], threads)))
+            device = {
+                burst: weights_apart(pattern, MOST_SWEPT) if burst.layers > 1 else 1
+                for pattern in patterns
+                for burst in pattern
+                if burst.side == "device"
+            }
+            self._probe = enter(closing(Probe(device, threads)))
             enter(IdleTeams())  # as on the trusted side of a forward pass
             clients = enter(open_roads(roads, between, threads))
             self._callers = {road: Caller(clients[road], between) for road in roads}
-            self._other = self._callers["shared-memory"]
-            trusted = [row for burst in self._bursts["trusted"] for row in burst.operations]
-            builder = TrustedOperations(max((row.bytes for row in trusted), default=0))
-            self._runs = {id(row): builder.build(row) for row in trusted}
+            trusted = {
+                burst: burst.operations
+                for pattern in patterns
+                for burst in pattern
+                if burst.side == "trusted"
+            }
+            largest = max((row.bytes for rows in trusted.values() for row in rows), default=0)
+            builder = TrustedOperations(largest)
+            self._trusted_runs = {
+                burst: [builder.build(row) for row in rows] for burst, rows in trusted.items()
+            }
         except BaseException:
             self._resources.close()
             raise
@@ -96,30 +109,33 @@ class Calibration:
                 if self._rounds and road not in ROAD_OF.values():
                     continue
                 for cold in (True, False) if self._rounds == 0 else (True,):
-                    for key in sweep_keys(cold, self._rows):
+                    keys = list(sweep_keys(cold, self._rows))
+                    for key in keys[:_WARM_UP]:
+                        caller.measure(key)
+                    for key in keys:
                         self.samples[road].add(key, caller.measure(key))
             for _ in range(_PASSES):
-                self._run_bursts()
+                for pattern in self._patterns:
+                    self._run(pattern)
+                self._sweeps.append(self._probe.sweep())
                 self._touches.append(_touch())
         self._rounds += 1
 
-    def _run_bursts(self) -> None:
-        # Each side waits before a burst while the other one walks through memory: as in a forward pass.
-        for number, burst in enumerate(self._bursts["device"]):
-            self._other.sweep()
-            for row, seconds in zip(burst.operations, self._probe.run(number), strict=True):
-                self._keep(row, seconds)
-        self._sweeps.append(self._probe.sweep())
-        for burst in self._bursts["trusted"]:
-            self._other.wait()
-            for row in burst.operations:
-                run = self._runs[id(row)]
-                started = time.perf_counter()
-                run()  # and release its results
-                self._keep(row, time.perf_counter() - started)
+    def _run(self, pattern: Pattern) -> None:
+        """Run the bursts of both sides in turn, those of a layer ``_LAYERS`` times: as in a forward pass."""
+        for layers, group in groupby(pattern, lambda burst: burst.layers):
+            bursts = list(group)
+            for _ in range(min(layers, _LAYERS)):
+                for burst in bursts:
+                    self._run_burst(burst)
 
-    def _keep(self, operation: Operation, seconds: float) -> None:
-        self._seconds[rate_key(operation), operation.shape].append(seconds)
+    def _run_burst(self, burst: Burst) -> None:
+        if burst.side == "device":
+            taken = self._probe.run(burst)
+        else:
+            taken = [_timed(run) for run in self._trusted_runs[burst]]
+        for row, seconds in zip(burst.operations, taken, strict=True):
+            self._seconds[rate_key(row), row.shape].append(seconds)
 
     def findings(self) -> Findings:
         """Return what follows from all samples so far."""
@@ -130,8 +146,8 @@ class Calibration:
         """Return the constants as they follow from all samples so far."""
         work = {
             (rate_key(row), row.shape): row.work
-            for bursts in self._bursts.values()
-            for burst in bursts
+            for pattern in self._patterns
+            for burst in pattern
             for row in burst.operations
         }
         rates: dict[RateKey, list[Rate]] = defaultdict(list)
@@ -148,6 +164,12 @@ class Calibration:
     def close(self) -> None:
         """End the processes. Closing twice is allowed."""
         self._resources.close()
+
+
+def _timed(run: Run) -> float:
+    started = time.perf_counter()
+    run()  # and release its results
+    return time.perf_counter() - started
 
 
 def _touch() -> tuple[float, float]:

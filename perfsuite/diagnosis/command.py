@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint,
         input_ids,
         stages,
-        projected=what_if.bursts(checkpoint.config, stages, arguments.tokens),
+        projected=what_if.patterns(checkpoint.config, stages, arguments.tokens),
         device=arguments.device,
         threads=threads,
         rounds=arguments.rounds,

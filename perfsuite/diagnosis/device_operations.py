@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -26,7 +28,8 @@ class DeviceOperations:
     """Builds operations at given shapes; kernels and their scratch memory are shared, as on the device.
 
     So are the inputs that are not weights: in a forward pass the operation before has just written them, and
-    inputs of each operation's own would be met in memory instead of in the caches.
+    inputs of each operation's own would be met in memory instead of in the caches. Weights are met in memory:
+    an operation takes those of one layer after the other.
     """
 
     def __init__(self) -> None:
@@ -43,12 +46,16 @@ class DeviceOperations:
             self._inputs[dtype] = torch.randn(SHARED_BYTES // dtype.itemsize).to(dtype)
         return self._inputs[dtype][:count].view(shape)
 
-    def build(self, operation: Operation) -> Run:
+    def build(self, operation: Operation, layers: int = 1) -> Run:
         """Return what computes ``operation`` once, into fresh memory where its results are private.
+
+        Where a layer multiplies with weights, there are those of so many ``layers``, used in turn.
 
         Raises:
             KeyError: for a kind that no device computes.
         """
+        if operation.kind in _WITH_WEIGHTS:
+            return _WITH_WEIGHTS[operation.kind](self, operation, layers)
         return _BUILDERS[operation.kind](self, operation)
 
     def kernels(self, operation: Operation) -> LayerKernels:
@@ -77,24 +84,29 @@ def _wire(operation: Operation) -> torch.dtype:
     return dtype
 
 
-def _linear(device: DeviceOperations, operation: Operation) -> Run:
+def _linear(device: DeviceOperations, operation: Operation, layers: int) -> Run:
     kernels = device.kernels(operation)
     rows, inner, columns = operation.shape
-    packed = kernels.pack(_values(kernels.dtype, columns, inner), None)
+    packed = _weights(kernels, columns, inner, layers)
     x = kernels.activation(device.values(kernels.dtype, rows, inner))
     if operation.call == "fused_layer":
-        return lambda: kernels.linear(x, packed)
+        return lambda: kernels.linear(x, next(packed))
     out = results(operation, rows, columns)
-    return lambda: kernels.linear(x, packed, out())
+    return lambda: kernels.linear(x, next(packed), out())
 
 
-def _linear_residual(device: DeviceOperations, operation: Operation) -> Run:
+def _linear_residual(device: DeviceOperations, operation: Operation, layers: int) -> Run:
     kernels = device.kernels(operation)
     rows, inner, columns = operation.shape
-    packed = kernels.pack(_values(kernels.dtype, columns, inner), None)
+    packed = _weights(kernels, columns, inner, layers)
     x = kernels.activation(device.values(kernels.dtype, rows, inner))
     total = torch.zeros(rows, columns)  # sums are float32 whatever crosses
-    return lambda: kernels.linear(x, packed, total, residual=total)
+    return lambda: kernels.linear(x, next(packed), total, residual=total)
+
+
+def _weights(kernels: LayerKernels, columns: int, inner: int, layers: int) -> Iterator[Any]:
+    values = (_values(kernels.dtype, columns, inner) for _ in range(layers))
+    return itertools.cycle([kernels.pack(each, None) for each in values])
 
 
 def _activation(device: DeviceOperations, operation: Operation) -> Run:
@@ -190,10 +202,11 @@ def _lm_head(device: DeviceOperations, operation: Operation) -> Run:
     return lambda: torch.mm(x, head.t(), out=out())
 
 
+_WITH_WEIGHTS: Mapping[str, Callable[[DeviceOperations, Operation, int], Run]] = MappingProxyType(
+    {"linear": _linear, "linear_residual": _linear_residual}
+)
 _BUILDERS: Mapping[str, Callable[[DeviceOperations, Operation], Run]] = MappingProxyType(
     {
-        "linear": _linear,
-        "linear_residual": _linear_residual,
         "activation": _activation,
         "normed": _normed,
         "gated": _gated,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from perfsuite.bursts import bursts
+from perfsuite.bursts import patterns
 from perfsuite.cost_model import Accelerator
+from perfsuite.diagnosis.null_worker import MOST_SWEPT
 from perfsuite.diagnosis.sweep import ARENA_BYTES
 from perfsuite.errors import UsageError
 from runtime.checkpoints import PRESETS, ModelConfig
@@ -50,8 +51,9 @@ def memory_needed(config: ModelConfig, stages: Sequence[Stage], tokens: int, roa
     """
     weights = weight_bytes(config, _COMPUTED_BYTES)
     total = (2 + roads + len(stages)) * _PROCESS_BYTES + roads * ARENA_BYTES
-    for burst in bursts(config, stages, [tokens]):
-        total += sum(row.bytes for row in burst.operations)
+    for pattern in patterns(config, stages, tokens):
+        total += MOST_SWEPT  # of further weights
+        total += sum(row.bytes for burst in pattern for row in burst.operations)
     for stage in stages:
         total += weights + live_bytes(config, stage, tokens)
         if stage.transport != "shared-memory":

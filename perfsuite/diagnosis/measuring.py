@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from perfsuite.bursts import Between, Burst, between_calls, bursts
+from perfsuite.bursts import Between, Pattern, between_calls, patterns
 from perfsuite.diagnosis.calibrating import Calibration, Findings
 from perfsuite.diagnosis.roads import ROADS
 from perfsuite.diagnosis.sweep import ROWS
@@ -59,7 +59,7 @@ def calibrate(
     ``rows`` are the payloads of the sweeps, in KB. Raises SplitError or MeasurementError if a process
     fails or there is not enough memory.
     """
-    measured, between = bursts(config, stages, [tokens]), _between(config, tokens)
+    measured, between = patterns(config, stages, tokens), _between(config, tokens)
     with closing(Calibration(measured, between, ROADS, threads, rows)) as calibration:
         for _ in range(rounds):
             calibration.run_round()
@@ -71,7 +71,7 @@ def measure(
     input_ids: torch.Tensor,
     stages: Sequence[Stage],
     *,
-    projected: Sequence[Burst] = (),
+    projected: Sequence[Pattern] = (),
     device: str = "cpu",
     threads: int,
     rounds: int,
@@ -94,8 +94,8 @@ def measure(
             )
             llamas[stage.name] = stack.enter_context(llama)
         progress.say("starting the micro-measurements")
-        rows = tuple(dict.fromkeys((*bursts(config, stages, [tokens]), *projected)))
-        calibration = Calibration(rows, _between(config, tokens), ROADS, threads)
+        wanted = tuple(dict.fromkeys((*patterns(config, stages, tokens), *projected)))
+        calibration = Calibration(wanted, _between(config, tokens), ROADS, threads)
         stack.callback(calibration.close)
         for number in range(-1, rounds):
             if number >= 0:

@@ -1,9 +1,10 @@
 """The worker's operations timed in a process with a worker's environment, which never loads a model.
 
 ``Probe`` starts ``python -m perfsuite.diagnosis.probe`` and talks JSON lines with it: first the bursts of
-operations, then requests for one of them, or, without a number, for a walk through memory.
+operations, each with the number of layers whose weights it uses in turn, then requests for one of them, or,
+without a number, for a walk through memory.
 
-    -> {"bursts": [[[side, call, kind, ...]]]}
+    -> {"bursts": [[2, [[side, call, kind, ...]]]]}
     -> {"burst": 0}
     <- {"seconds": [0.01]}    or {"error": "..."}
 """
@@ -35,19 +36,24 @@ _TIMEOUT_S = 300.0
 class Probe:
     """Owns the process until it is closed. Raises MeasurementError when that dies or cannot compute."""
 
-    def __init__(self, bursts: Sequence[Burst], threads: int) -> None:
+    def __init__(self, bursts: Mapping[Burst, int], threads: int) -> None:
+        """``bursts`` are those that will be run, each with the number of layers whose weights it needs."""
         self._conversation = Conversation(
             [sys.executable, "-m", "perfsuite.diagnosis.probe", "--threads", str(threads)],
             "the probe of the worker's operations",
             MeasurementError,
             environment=worker_environment(threads),
         )
-        rows = [[dataclasses.astuple(row) for row in burst.operations] for burst in bursts]
+        self._numbers = {burst: number for number, burst in enumerate(bursts)}
+        rows = [
+            (layers, [dataclasses.astuple(row) for row in burst.operations])
+            for burst, layers in bursts.items()
+        ]
         self._conversation.send({"bursts": rows})
 
-    def run(self, number: int) -> list[float]:
-        """Return the seconds of each operation of the burst ``number``."""
-        return self._ask({"burst": number})
+    def run(self, burst: Burst) -> list[float]:
+        """Return the seconds of each operation of ``burst``, which is one of those that it was made for."""
+        return self._ask({"burst": self._numbers[burst]})
 
     def sweep(self) -> float:
         """Return the seconds that all threads need to walk through ``MOST_SWEPT`` bytes."""
@@ -73,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = DeviceOperations()
     try:
         bursts = [
-            [device.build(_operation(fields)) for fields in burst]
-            for burst in json.loads(sys.stdin.readline())["bursts"]
+            [device.build(_operation(fields), layers) for fields in burst]
+            for layers, burst in json.loads(sys.stdin.readline())["bursts"]
         ]
     except (KeyError, RuntimeError) as error:
         send_line(answers, {"error": f"cannot be built: {error}"})

@@ -120,20 +120,10 @@ class Caller:
         """Make one call and return its seconds by phase; "trusted" is what it leaves to its caller."""
         x = self._payload(key)
         if key.cold:
-            self.sweep()
+            self._sweep()
         # Filled, as by the operation before a call; its first value tells the worker whether to be busy.
         x.fill_(1 if key.cold else 0)
         return _timed(self._client, _CALLS[key.kind], x)
-
-    def wait(self) -> None:
-        """Wait for a worker that walks through memory meanwhile, as for one that multiplies matrices."""
-        x = self._payload(Key("sent", 1, True)).fill_(1)
-        self._client.call(_CALLS["sent"], x)
-        self._client.records.clear()
-
-    def sweep(self) -> None:
-        """Walk through memory on this side, as the trusted side does between two calls."""
-        self._sweep()
 
     def _payload(self, key: Key) -> torch.Tensor:
         spec = TensorSpec(torch.float32, (1, key.rows, CONFIG.hidden_size))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from perfsuite.accelerators import load_accelerators
-from perfsuite.bursts import Burst, bursts
+from perfsuite.bursts import Pattern, patterns
 from perfsuite.cost_model import Accelerator, Assumptions
 from perfsuite.diagnosis.roads import ROADS
 from perfsuite.errors import UsageError
@@ -51,15 +51,17 @@ class WhatIf:
             return list(stages)
         return [dataclasses.replace(stage, dtype=self.dtype) for stage in stages]
 
-    def bursts(
+    def patterns(
         self, config: ModelConfig, stages: Sequence[Stage], tokens: int
-    ) -> tuple[Burst, ...]:
+    ) -> tuple[Pattern, ...]:
         """Return what must be measured for the projection: of a named device, nothing can be."""
         if not self.texts:
             return ()
         memory = memory_of(self.road) if self.road else None
-        found = bursts(config, self.stages(stages), [tokens], memory)
-        return tuple(row for row in found if row.side == "trusted" or self.accelerator is None)
+        found = patterns(config, self.stages(stages), tokens, memory)
+        if self.accelerator is None:
+            return found
+        return tuple(tuple(burst for burst in row if burst.side == "trusted") for row in found)
 
 
 def parse_what_if(texts: Sequence[str]) -> WhatIf:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from perfsuite.bursts import bursts
+from perfsuite.bursts import patterns
 from perfsuite.cost_model import BOUNDS, Accelerator, Assumptions, predict
 from perfsuite.machine_constants import Curve, MachineConstants, Rate, RateKey, Road, rate_key
 from perfsuite.results import PHASES
@@ -38,8 +38,8 @@ def constants(config: ModelConfig) -> MachineConstants:
         per_tensor_s=dict.fromkeys(CALL_PHASES, 0.0),
     )
     rates: dict[RateKey, list[Rate]] = {}
-    for burst in bursts(config, STAGES.values(), [TOKENS]):
-        for row in burst.operations:
+    for pattern in patterns(config, STAGES.values(), TOKENS):
+        for row in (row for burst in pattern for row in burst.operations):
             rates.setdefault(rate_key(row), []).append(Rate(row.shape, RATE))
     return MachineConstants(dict.fromkeys(("zmq-ipc", "shared-memory"), road), rates, 4 * RATE)
 

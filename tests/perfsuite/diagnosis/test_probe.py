@@ -20,29 +20,31 @@ def children() -> list[psutil.Process]:
 
 def test_each_operation_of_a_burst_is_timed_and_nothing_is_left() -> None:
     before = children()
-    bursts = [Burst("device", (NORMED, LINEAR)), Burst("device", (LINEAR,))]
-    with closing(Probe(bursts, 1)) as probe:
-        assert [len(probe.run(number)) for number in (0, 1, 0)] == [2, 1, 2]
-        assert min(probe.run(0)) > 0
+    one, other = Burst("device", (NORMED, LINEAR)), Burst("device", (LINEAR,))
+    with closing(Probe({one: 1, other: 3}, 1)) as probe:
+        assert [len(probe.run(burst)) for burst in (one, other, one)] == [2, 1, 2]
+        assert min(probe.run(one)) > 0
         assert probe.sweep() > 0
     assert children() == before
 
 
 def test_a_burst_that_no_device_computes_is_told_with_its_reason() -> None:
     wrong = Operation("trusted", "matmul", "softmax", (1, 8), "float32", "arena")
+    burst = Burst("trusted", (wrong,))
     with (
-        closing(Probe([Burst("trusted", (wrong,))], 1)) as probe,
+        closing(Probe({burst: 1}, 1)) as probe,
         pytest.raises(MeasurementError, match="softmax"),
     ):
-        probe.run(0)
+        probe.run(burst)
 
 
 def test_a_probe_that_dies_is_told() -> None:
     before = {child.pid for child in children()}
-    with closing(Probe([Burst("device", (LINEAR,))], 1)) as probe:
-        probe.run(0)
+    burst = Burst("device", (LINEAR,))
+    with closing(Probe({burst: 1}, 1)) as probe:
+        probe.run(burst)
         (process,) = (child for child in children() if child.pid not in before)
         process.kill()
         process.wait()
         with pytest.raises(MeasurementError, match="ended"):
-            probe.run(0)
+            probe.run(burst)

@@ -38,12 +38,6 @@ def test_a_road_carries_every_kind_of_call(clients: dict[str, RpcClient], road: 
     assert min(times) > 0
 
 
-def test_a_wait_leaves_no_record(clients: dict[str, RpcClient]) -> None:
-    client = clients["shared-memory"]
-    Caller(client, BUSY).wait()
-    assert client.records == []
-
-
 def test_an_unknown_road_is_refused() -> None:
     with pytest.raises(MeasurementError, match="pigeon"), open_roads(("pigeon",), BUSY, 1):
         pass

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from perfsuite.accelerators import load_accelerators
-from perfsuite.bursts import bursts
+from perfsuite.bursts import patterns
 from perfsuite.diagnosis.what_if import parse_what_if
 from perfsuite.errors import UsageError
 from perfsuite.machine_constants import rate_key
@@ -59,8 +59,13 @@ def test_what_a_projection_needs_is_measured(
 ) -> None:
     config, stages = small_config(), list(STAGES.values())
     what_if = parse_what_if([*device, *dtype, *road])
-    measured = (*bursts(config, stages, [8]), *what_if.bursts(config, stages, 8))
-    known = {(rate_key(row), row.shape) for burst in measured for row in burst.operations}
+    measured = (*patterns(config, stages, 8), *what_if.patterns(config, stages, 8))
+    known = {
+        (rate_key(row), row.shape)
+        for pattern in measured
+        for burst in pattern
+        for row in burst.operations
+    }
     for stage in what_if.stages(stages):
         memory = memory_of(what_if.road or stage.transport)
         for row in operations(config, stage, 8, memory):

@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 GATE = ["-m", "pytest", "perfsuite/test_latency.py", "-k", "fused", "--benchmark-disable", "-q"]
-ATTEMPTS = 4  # there is no verdict where the machine changes its speed; a green one is never right
+ATTEMPTS = (
+    4  # there may be no verdict where the machine changes its speed; a green one is never right
+)
 CALL = "        self._device.run(request.call, inputs, outputs)\n"
 
 
@@ -49,6 +51,7 @@ def slowed(text: str, project: Path, share: float) -> str:
 def test_a_sleep_in_the_worker_is_caught_by_the_ratio(project: Path, share: float) -> None:
     service = project / "runtime" / "service.py"
     text = service.read_text()
+    output = ""
     for _ in range(ATTEMPTS):
         service.write_text(text)
         output = gate(project, "--update-baselines")
@@ -58,9 +61,6 @@ def test_a_sleep_in_the_worker_is_caught_by_the_ratio(project: Path, share: floa
         output = gate(project)
         if "inconclusive" not in output:
             break
-    else:
-        # What the gate says of such a machine is right; there is nothing to be seen on it.
-        pytest.skip("the machine changed its speed in every attempt")
     assert "fused: regression" in output, output
     assert "grew most: device" in output
     assert "constant that moved: device: FLOP/s and bytes/s" in output
