@@ -130,10 +130,8 @@ class Calibration:
                     self._run_burst(burst)
 
     def _run_burst(self, burst: Burst) -> None:
-        if burst.side == "device":
-            taken = self._probe.run(burst)
-        else:
-            taken = [_timed(run) for run in self._trusted_runs[burst]]
+        on_device = burst.side == "device"
+        taken = self._probe.run(burst) if on_device else map(_timed, self._trusted_runs[burst])
         for row, seconds in zip(burst.operations, taken, strict=True):
             self._seconds[rate_key(row), row.shape].append(seconds)
 

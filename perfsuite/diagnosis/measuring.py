@@ -85,7 +85,7 @@ def measure(
     config, tokens = checkpoint.config, input_ids.shape[1]
     done: dict[str, list[Timed]] = {stage.name: [] for stage in stages}
     with ExitStack() as stack:
-        progress = stack.enter_context(RunProgress((1 + rounds) * (1 + len(stages))))
+        progress = stack.enter_context(RunProgress(rounds * (1 + len(stages))))
         llamas: dict[str, SplitLlama] = {}
         for stage in stages:
             progress.say(f"starting {stage.name}")
@@ -97,16 +97,13 @@ def measure(
         wanted = tuple(dict.fromkeys((*patterns(config, stages, tokens), *projected)))
         calibration = Calibration(wanted, _between(config, tokens), ROADS, threads)
         stack.callback(calibration.close)
-        for number in range(-1, rounds):
-            if number >= 0:
-                progress.begin_run("micro-measurements", number)
-                calibration.run_round()
+        for number in range(rounds):
+            progress.begin_run("micro-measurements", number)
+            calibration.run_round()
             for name, llama in llamas.items():
                 progress.begin_run(name, number)
                 time.sleep(SETTLE_S)
-                forwards = _forwards(llama, input_ids, once=number < 0)
-                if number >= 0:
-                    done[name] += forwards
+                done[name] += _forwards(llama, input_ids)
         kernels = {name: str(llama.worker_info["kernels"]) for name, llama in llamas.items()}
         return Measured(done, kernels, calibration.findings())
 
@@ -116,13 +113,13 @@ def _between(config: ModelConfig, tokens: int) -> Between:
     return between_calls(config, STAGES["shared-memory"], tokens)
 
 
-def _forwards(llama: SplitLlama, input_ids: torch.Tensor, *, once: bool) -> list[Timed]:
+def _forwards(llama: SplitLlama, input_ids: torch.Tensor) -> list[Timed]:
+    """Time forward passes; one before them, which finds caches as another stage has left them, does not count."""
     found: list[Timed] = []
     with collector_paused():
+        llama.forward(input_ids)
         while len(found) < _MOST_FORWARDS and sum(each.seconds for each in found) < _LEAST_S:
             started = time.perf_counter()
             llama.forward(input_ids)
             found.append(Timed(time.perf_counter() - started, llama.last_trace))
-            if once:
-                break
     return found

@@ -211,12 +211,8 @@ class Gate:
         # At the speed of this run, if it is known.
         outcome.stored_ratio = outcome.ratio / change if math.isfinite(change) else entry.ratio
         outcome.stored_phases = _expected_phases(outcome, entry)
-        if outcome.verdict is Verdict.INCONCLUSIVE and outcome.off_speed > outcome.counted:
-            outcome.reason = (
-                f"the machine ran at a speed that the baseline does not know in {outcome.off_speed} of "
-                f"{outcome.off_speed + outcome.counted} rounds: yardstick {_yardstick_ms(replicates):.2f} ms, "
-                f"stored {min(entry.yardstick_ms):.2f} to {max(entry.yardstick_ms):.2f} ms"
-            )
+        if outcome.verdict is Verdict.INCONCLUSIVE:
+            outcome.reason = _why_open(outcome, entry)
         if outcome.verdict is not Verdict.REGRESSION and _slower(replicates, entry):
             outcome.verdict = Verdict.REGRESSION
             outcome.reason = f"milliseconds: more than {LATENCY_MARGIN:.0%} above the stored ones"
@@ -356,6 +352,20 @@ def _expected_phases(outcome: Outcome, entry: Entry) -> dict[str, float]:
     return {
         phase: float(np.average(shares, weights=weights)) for phase, shares in entry.phases.items()
     }
+
+
+def _why_open(outcome: Outcome, entry: Entry) -> str:
+    """Return why there is no verdict: the machine, where most rounds were left out because of it."""
+    every = outcome.disturbed + outcome.off_speed + outcome.counted
+    if 2 * outcome.disturbed > every:
+        return f"others used the machine in {outcome.disturbed} of {every} rounds"
+    if outcome.off_speed > outcome.counted:
+        return (
+            f"the machine ran at a speed that the baseline does not know in {outcome.off_speed} of {every} "
+            f"rounds: yardstick {_yardstick_ms(outcome.replicates):.2f} ms, "
+            f"stored {min(entry.yardstick_ms):.2f} to {max(entry.yardstick_ms):.2f} ms"
+        )
+    return outcome.reason
 
 
 def _judged(replicates: Sequence[Replicate]) -> list[Replicate]:

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from perfsuite.gate.deciding import Verdict
 from perfsuite.gate.judging import Outcome
 
 _SIGNS = {
@@ -50,7 +51,7 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
     lines = [f"{'subject':{width}}  {'verdict':12}  {'latency':>10}  {'ratio':>7}  change"]
     lines += [
         f"{outcome.name:{width}}  {word(outcome):12}  {outcome.latency_ms:7.2f} ms  "
-        f"{outcome.ratio:7.3f}  {_change(outcome)}"
+        f"{outcome.ratio:7.3f}  {_change_or_why(outcome)}"
         for outcome in outcomes
     ]
     return lines
@@ -66,7 +67,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     ]
     lines += [
         f"| {_SIGNS[word(outcome)]} | {outcome.name} | {word(outcome)} | {outcome.latency_ms:.2f} ms "
-        f"| {outcome.ratio:.3f} | {_change(outcome)} |"
+        f"| {outcome.ratio:.3f} | {_change_or_why(outcome)} |"
         for outcome in outcomes
     ]
     return "\n".join(lines) + "\n"
@@ -92,12 +93,19 @@ def _change(outcome: Outcome) -> str:
         return "-"
     change = outcome.judgement.change
     if not math.isfinite(change.value):
-        return outcome.judgement.reason
+        return outcome.reason
     where = ", another machine's ratio" if outcome.portable else ""
     return (
         f"{change.value - 1:+.1%} [{change.low - 1:+.1%}, {change.high - 1:+.1%}], "
         f"margin {outcome.judgement.margin:.1%}{where}"
     )
+
+
+def _change_or_why(outcome: Outcome) -> str:
+    change = _change(outcome)
+    if outcome.verdict is not Verdict.INCONCLUSIVE or change == outcome.reason:
+        return change
+    return f"{change}; {outcome.reason}"
 
 
 def _number(value: float | None) -> str:

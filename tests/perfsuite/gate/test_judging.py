@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from perfsuite.errors import MeasurementError
+from perfsuite.gate import verdicts
 from perfsuite.gate.baselines import MOST_REPLICATES
 from perfsuite.gate.deciding import Verdict
 from perfsuite.gate.disturbance import Watch
@@ -77,6 +79,17 @@ def test_what_no_speed_explains_is_red_at_any(recorded: Path, speed: float) -> N
     assert outcome.verdict is Verdict.REGRESSION
     assert outcome.ratio == pytest.approx(3.0)
     assert "for any speed of the machine" in outcome.reason
+
+
+def test_where_others_used_the_machine_there_is_no_verdict_and_it_says_so(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = itertools.cycle([0.5, 0.5, 0.5, 0.5, 0.0])
+    monkeypatch.setattr(Watch, "foreign_share", lambda self: next(shares))
+    outcome = gate(recorded).check("mine", taking([2.4]), taking([1.0]), run_all)
+    assert outcome.verdict is Verdict.INCONCLUSIVE
+    assert re.fullmatch(r"others used the machine in \d+ of \d+ rounds", outcome.reason)
+    assert outcome.reason in verdicts.summary([outcome])[1]
 
 
 def test_what_ran_at_the_baselines_speed_is_judged(recorded: Path) -> None:
