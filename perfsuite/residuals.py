@@ -34,13 +34,13 @@ def moved_constant(
     predicted: Mapping[str, float],
     *,
     tolerance: float = 0.25,
-    share: float = 0.05,
+    share: float = 0.1,
 ) -> Moved | None:
     """Name the constant that moved: the phase with the greatest excess over its prediction.
 
     Both map phases to a time, in one unit (seconds, or multiples of a yardstick). An excess counts beyond
-    ``tolerance`` of its own prediction, and if it is at least ``share`` of the predicted total; None if
-    there is none. Given the phases of an earlier run for ``predicted``, it says what changed since.
+    ``tolerance`` of its own prediction, and if it is at least ``share`` of the predicted total, which by
+    default is what the model itself may err by (``docs/diagnosis.md``); None if there is none. Given the phases of an earlier run for ``predicted``, it says what changed since.
     """
     total = sum(predicted.values())
     excess = {phase: measured[phase] - predicted[phase] for phase in predicted if phase in measured}
