@@ -39,8 +39,9 @@ def moved_constant(
     """Name the constant that moved: the phase with the greatest excess over its prediction.
 
     Both map phases to a time, in one unit (seconds, or multiples of a yardstick). An excess counts beyond
-    ``tolerance`` of its own prediction, and if it is at least ``share`` of the predicted total, which by
-    default is what the model itself may err by (``docs/diagnosis.md``); None if there is none. Given the phases of an earlier run for ``predicted``, it says what changed since.
+    ``tolerance`` of its own prediction, and if it is at least ``share`` of the predicted total, by default
+    about what the model itself errs by (``docs/diagnosis.md``); None if there is none. Given the phases of an
+    earlier run for ``predicted``, it says what changed since.
     """
     total = sum(predicted.values())
     excess = {phase: measured[phase] - predicted[phase] for phase in predicted if phase in measured}
