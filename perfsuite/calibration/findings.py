@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 
 from scipy import stats
 
@@ -62,11 +59,17 @@ def find(
     pairs = [(run, stage) for run in unchanged for stage in stages]
     simulated = {}
     if len(unchanged) > 1 and simulations:
-        simulate_stage = partial(
-            _simulate, unchanged, slowed, processes=processes, simulations=simulations
-        )
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            simulated = dict(zip(stages, pool.map(simulate_stage, stages), strict=True))
+        for stage in stages:
+            simulated[stage] = simulate(
+                [processes_of(run, stage) for run in unchanged],
+                {
+                    kind.name: [processes_of(run, stage) for run in runs]
+                    for kind, runs in slowed.items()
+                    if runs and kind.phase is None
+                },
+                processes=processes,
+                simulations=simulations,
+            )
     alarms = [
         any(run) for run in zip(*(rates[""].red for rates in simulated.values()), strict=True)
     ]
@@ -92,26 +95,6 @@ def find(
             sum(run.disturbed(stage) for run, stage in pairs),
             len(pairs),
         ),
-    )
-
-
-def _simulate(
-    unchanged: Sequence[Run],
-    slowed: Mapping[Kind, Sequence[Run]],
-    stage: str,
-    *,
-    processes: int,
-    simulations: int,
-) -> Mapping[str, Rates]:
-    return simulate(
-        [processes_of(run, stage) for run in unchanged],
-        {
-            kind.name: [processes_of(run, stage) for run in runs]
-            for kind, runs in slowed.items()
-            if runs and kind.phase is None
-        },
-        processes=processes,
-        simulations=simulations,
     )
 
 
