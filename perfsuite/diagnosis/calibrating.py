@@ -18,10 +18,10 @@ import torch
 from perfsuite.bursts import Between, Burst, Pattern, weights_apart
 from perfsuite.cost_model import ROAD_OF
 from perfsuite.diagnosis.null_worker import MOST_SWEPT
-from perfsuite.diagnosis.probe import Probe
+from perfsuite.diagnosis.probe import Probe, timed
 from perfsuite.diagnosis.roads import open_roads
 from perfsuite.diagnosis.sweep import ROWS, Caller, Samples, sweep_keys
-from perfsuite.diagnosis.trusted_operations import Run, TrustedOperations
+from perfsuite.diagnosis.trusted_operations import TrustedOperations
 from perfsuite.machine_constants import MachineConstants, Rate, RateKey, rate_key
 from perfsuite.measuring import collector_paused
 from runtime.waiting import IdleTeams
@@ -84,15 +84,12 @@ class Calibration:
             clients = enter(open_roads(roads, between, threads))
             self._callers = {road: Caller(clients[road], between) for road in roads}
             trusted = {
-                burst: burst.operations
-                for pattern in patterns
-                for burst in pattern
-                if burst.side == "trusted"
+                burst for pattern in patterns for burst in pattern if burst.side == "trusted"
             }
-            largest = max((row.bytes for rows in trusted.values() for row in rows), default=0)
+            largest = max((row.bytes for burst in trusted for row in burst.operations), default=0)
             builder = TrustedOperations(largest)
             self._trusted_runs = {
-                burst: [builder.build(row) for row in rows] for burst, rows in trusted.items()
+                burst: [builder.build(row) for row in burst.operations] for burst in trusted
             }
         except BaseException:
             self._resources.close()
@@ -131,7 +128,7 @@ class Calibration:
 
     def _run_burst(self, burst: Burst) -> None:
         on_device = burst.side == "device"
-        taken = self._probe.run(burst) if on_device else map(_timed, self._trusted_runs[burst])
+        taken = self._probe.run(burst) if on_device else map(timed, self._trusted_runs[burst])
         for row, seconds in zip(burst.operations, taken, strict=True):
             self._seconds[rate_key(row), row.shape].append(seconds)
 
@@ -162,12 +159,6 @@ class Calibration:
     def close(self) -> None:
         """End the processes. Closing twice is allowed."""
         self._resources.close()
-
-
-def _timed(run: Run) -> float:
-    started = time.perf_counter()
-    run()  # and release its results
-    return time.perf_counter() - started
 
 
 def _touch() -> tuple[float, float]:

@@ -54,8 +54,8 @@ class DeviceOperations:
         Raises:
             KeyError: for a kind that no device computes.
         """
-        if operation.kind in _WITH_WEIGHTS:
-            return _WITH_WEIGHTS[operation.kind](self, operation, layers)
+        if operation.kind in _LINEAR_BUILDERS:
+            return _LINEAR_BUILDERS[operation.kind](self, operation, layers)
         return _BUILDERS[operation.kind](self, operation)
 
     def kernels(self, operation: Operation) -> LayerKernels:
@@ -202,8 +202,8 @@ def _lm_head(device: DeviceOperations, operation: Operation) -> Run:
     return lambda: torch.mm(x, head.t(), out=out())
 
 
-_WITH_WEIGHTS: Mapping[str, Callable[[DeviceOperations, Operation, int], Run]] = MappingProxyType(
-    {"linear": _linear, "linear_residual": _linear_residual}
+_LINEAR_BUILDERS: Mapping[str, Callable[[DeviceOperations, Operation, int], Run]] = (
+    MappingProxyType({"linear": _linear, "linear_residual": _linear_residual})
 )
 _BUILDERS: Mapping[str, Callable[[DeviceOperations, Operation], Run]] = MappingProxyType(
     {

@@ -91,11 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in sys.stdin:
         number = json.loads(line).get("burst")
         runs: Sequence[Run] = [sweep] if number is None else bursts[number]
-        send_line(answers, {"seconds": [_timed(run) for run in runs]})
+        send_line(answers, {"seconds": [timed(run) for run in runs]})
     return 0
 
 
-def _timed(run: Run) -> float:
+def timed(run: Run) -> float:
+    """Return the seconds of one run, the release of what it returns included."""
     started = time.perf_counter()
     run()  # and release what it returns
     return time.perf_counter() - started
