@@ -83,9 +83,8 @@ class Calibration:
             enter(IdleTeams())  # as on the trusted side of a forward pass
             clients = enter(open_roads(roads, between, threads))
             self._callers = {road: Caller(clients[road], between) for road in roads}
-            trusted = {
-                burst for pattern in patterns for burst in pattern if burst.side == "trusted"
-            }
+            every = dict.fromkeys(burst for pattern in patterns for burst in pattern)
+            trusted = [burst for burst in every if burst.side == "trusted"]
             largest = max((row.bytes for burst in trusted for row in burst.operations), default=0)
             builder = TrustedOperations(largest)
             self._trusted_runs = {
