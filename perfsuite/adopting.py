@@ -70,8 +70,8 @@ def _check(profile: Profile) -> None:
         # A margin that forgives everything would switch the gate off.
         if entry.margin > _MAX_MARGIN:
             raise UsageError(f"entries.{name}.margin: {entry.margin} is above {_MAX_MARGIN}")
-        if len(entry.replicates) > baselines.MOST_REPLICATES:
-            raise UsageError(f"entries.{name}.replicates: more than {baselines.MOST_REPLICATES}")
+        if len(entry.processes) > baselines.MOST_PROCESSES:
+            raise UsageError(f"entries.{name}.processes: more than {baselines.MOST_PROCESSES}")
         if not entry.phases.keys() <= set(PHASES):
             raise UsageError(f"entries.{name}.phases: must be of {', '.join(PHASES)}")
 

@@ -8,8 +8,8 @@ machines recorded so far.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import exp, isfinite, log
 from pathlib import Path
 from typing import Any
@@ -22,32 +22,53 @@ from perfsuite.gate import deciding
 from perfsuite.gate.speed import Sample, noise
 from perfsuite.machine import Machine
 
-SCHEMA = 4  # 3 held one speed of the machine; 2 did not know its speed; 1 held pairs of single runs
+SCHEMA = 5  # older ones held a list per figure, one speed of the machine, or none
 PORTABLE_MARGIN = 1.5  # a stage may take up to 2.5 times what it takes over the yardstick elsewhere
 LEAST_MARGIN = 0.02  # what a machine that is shared moves by itself from one minute to the next
-MOST_REPLICATES = 100  # processes of one entry: an extension drops the oldest beyond
+MOST_PROCESSES = 100  # of one entry: an extension drops the oldest beyond
 _FINGERPRINT = ("cpu", "cpu_model", "threads", "gpu", "driver", "torch", "cuda")
+_DEPTH_OF_A_PROCESS = 6  # in the file: profiles, one, entries, one, processes, one
+
+
+@dataclass(frozen=True)
+class Process:
+    """What is stored of one fresh process."""
+
+    rounds: list[float]  # log of the subject's time over the yardstick's
+    latency_ms: float
+    yardstick_ms: float  # the speed at which the machine ran: see ``speed``
+    phases: dict[str, float]  # over the yardstick's time
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One subject as it was accepted. ``replicates`` are log-ratios, a row per process."""
+    """One subject as it was accepted. Every process knows the same phases."""
 
-    replicates: list[list[float]]
-    latency_ms: list[float]  # per process, as are the next two
-    yardstick_ms: list[float]  # the speed at which the machine ran: see ``speed``
-    phases: dict[str, list[float]]  # over the yardstick's time
+    processes: list[Process]
     margin: float
+
+    @classmethod
+    def measured(cls, processes: list[Process], per_look: int) -> Entry:
+        """Return the entry with the margin that looks at so many processes need."""
+        return cls(processes, measured_margin(_sample(processes), per_look))
 
     @property
     def sample(self) -> Sample:
         """What others are held against."""
-        return Sample(self.replicates, [value / 1e3 for value in self.yardstick_ms])
+        return _sample(self.processes)
 
     @property
     def ratio(self) -> float:
         """The subject's time over the yardstick's."""
-        return exp(deciding.location(self.replicates))
+        return exp(deciding.location(self.sample.rounds))
+
+    @property
+    def phases(self) -> dict[str, list[float]]:
+        """Each phase in every process, over the yardstick's time."""
+        return {
+            phase: [process.phases[phase] for process in self.processes]
+            for phase in self.processes[0].phases
+        }
 
 
 @dataclass
@@ -149,39 +170,46 @@ def write(path: Path, baselines: Baselines) -> None:
     for name in {name for profile in baselines.profiles for name in profile.entries}:
         ratios = [p.entries[name].ratio for p in baselines.profiles if name in p.entries]
         baselines.portable[name] = round(exp(float(np.median(np.log(ratios)))), 3)
-    profiles = []
-    for profile in baselines.profiles:
-        made = asdict(profile)
-        for name, entry in profile.entries.items():
-            made["entries"][name] = {
-                "ratio": round(entry.ratio, 3),  # for people: the replicates are what counts
-                "margin": round(entry.margin, 4),
-                "yardstick_ms": [round(value, 3) for value in entry.yardstick_ms],
-                "phases": {
-                    phase: [round(share, 4) for share in shares]
-                    for phase, shares in entry.phases.items()
-                },
-                "latency_ms": [round(value, 3) for value in entry.latency_ms],
-                "replicates": [[round(value, 4) for value in row] for row in entry.replicates],
-            }
-        profiles.append(made)
-    content = {"schema": SCHEMA, "portable": baselines.portable, "profiles": profiles}
-    write_text(path, _lines_of_numbers(json.dumps(content, indent=1, sort_keys=True)) + "\n")
+    content = {
+        "schema": SCHEMA,
+        "portable": baselines.portable,
+        "profiles": [_written(profile) for profile in baselines.profiles],
+    }
+    write_text(path, _text(content) + "\n")
 
 
-def _lines_of_numbers(text: str) -> str:
-    """Put every list of numbers on one line."""
-    lines: list[str] = []
-    inside = False
-    for line in text.split("\n"):
-        bare = line.strip()
-        if inside:
-            lines[-1] += bare if bare.startswith("]") or lines[-1].endswith("[") else f" {bare}"
-            inside = not bare.startswith("]")
-        else:
-            lines.append(line)
-            inside = bare.endswith("[") and "replicates" not in bare and "profiles" not in bare
-    return "\n".join(lines)
+def _written(profile: Profile) -> dict[str, Any]:
+    entries = {
+        name: {
+            "ratio": round(entry.ratio, 3),  # for people: the processes are what counts
+            "margin": round(entry.margin, 4),
+            "processes": [
+                {
+                    "rounds": [round(value, 4) for value in process.rounds],
+                    "latency_ms": round(process.latency_ms, 3),
+                    "yardstick_ms": round(process.yardstick_ms, 3),
+                    "phases": {phase: round(share, 4) for phase, share in process.phases.items()},
+                }
+                for process in entry.processes
+            ],
+        }
+        for name, entry in profile.entries.items()
+    }
+    return {**vars(profile), "entries": entries}
+
+
+def _text(value: Any, depth: int = 0) -> str:
+    """Return JSON with sorted keys, and a line for all of a process."""
+    if depth == _DEPTH_OF_A_PROCESS or not isinstance(value, dict | list) or not value:
+        return json.dumps(value, sort_keys=True)
+    if isinstance(value, dict):
+        opened, closed = "{}"
+        parts = [f"{json.dumps(name)}: {_text(value[name], depth + 1)}" for name in sorted(value)]
+    else:
+        opened, closed = "[]"
+        parts = [_text(part, depth + 1) for part in value]
+    within = ",\n".join(f"{' ' * (depth + 1)}{part}" for part in parts)
+    return f"{opened}\n{within}\n{' ' * depth}{closed}"
 
 
 def _profile(data: Mapping[str, Any]) -> Profile:
@@ -194,28 +222,36 @@ def _profile(data: Mapping[str, Any]) -> Profile:
 
 
 def _entry(data: Mapping[str, Any]) -> Entry:
-    replicates = [[_finite(value) for value in row] for row in data["replicates"]]
-    if len(replicates) < deciding.MIN_REPLICATES or min(map(len, replicates)) < deciding.MIN_ROUNDS:
-        raise ValueError("replicates: too few")
+    entry = Entry([_process(process) for process in data["processes"]], _positive(data["margin"]))
+    if len(entry.processes) < deciding.MIN_REPLICATES:
+        raise ValueError("processes: too few")
+    if any(
+        process.phases.keys() != entry.processes[0].phases.keys() for process in entry.processes
+    ):
+        raise ValueError("processes: they know different phases")
     stored = _positive(data["ratio"])
-    if abs(log(stored) - deciding.location(replicates)) > 0.01:
-        raise ValueError(f"ratio {stored} is not the replicates' own")
-    entry = Entry(
-        replicates,
-        [_positive(value) for value in data["latency_ms"]],
-        [_positive(value) for value in data["yardstick_ms"]],
-        {
-            str(name): [_finite(share) for share in shares]
-            for name, shares in data["phases"].items()
-        },
-        _positive(data["margin"]),
-    )
-    per_process = (entry.latency_ms, entry.yardstick_ms, *entry.phases.values())
-    if any(len(values) != len(replicates) for values in per_process):
-        raise ValueError(
-            "replicates, latency_ms, yardstick_ms and phases are of different processes"
-        )
+    if abs(log(stored) - log(entry.ratio)) > 0.01:
+        raise ValueError(f"ratio {stored} is not the processes' own")
     return entry
+
+
+def _process(data: Mapping[str, Any]) -> Process:
+    rounds = [_finite(value) for value in data["rounds"]]
+    if len(rounds) < deciding.MIN_ROUNDS:
+        raise ValueError("rounds: too few")
+    return Process(
+        rounds,
+        _positive(data["latency_ms"]),
+        _positive(data["yardstick_ms"]),
+        {str(name): _finite(share) for name, share in data["phases"].items()},
+    )
+
+
+def _sample(processes: Sequence[Process]) -> Sample:
+    return Sample(
+        [process.rounds for process in processes],
+        [process.yardstick_ms / 1e3 for process in processes],
+    )
 
 
 def _finite(value: object) -> float:

@@ -275,26 +275,15 @@ class Gate:
         return _outcome(name, None, "recorded", usable, batches)
 
 
-def _entry(replicates: Sequence[Replicate], before: Entry | None, processes: int) -> Entry:
+def _entry(replicates: Sequence[Replicate], before: Entry | None, per_look: int) -> Entry:
     """Return what is stored of these processes, and of those that were stored ``before``."""
-    rounds = [replicate.rounds for replicate in replicates]
-    latency_ms = [replicate.latency_s * 1e3 for replicate in replicates]
-    yardstick_ms = [replicate.yardstick_s * 1e3 for replicate in replicates]
-    phases = {
-        phase: [replicate.phases[phase] for replicate in replicates]
-        for phase in replicates[0].phases
-    }
+    processes = [
+        baselines.Process(one.rounds, one.latency_s * 1e3, one.yardstick_s * 1e3, one.phases)
+        for one in replicates
+    ]
     if before is not None:
-        newest = slice(-baselines.MOST_REPLICATES, None)
-        rounds = (before.replicates + rounds)[newest]
-        latency_ms = (before.latency_ms + latency_ms)[newest]
-        yardstick_ms = (before.yardstick_ms + yardstick_ms)[newest]
-        phases = {
-            phase: (before.phases[phase] + shares)[newest] for phase, shares in phases.items()
-        }
-    sample = Sample(rounds, [value / 1e3 for value in yardstick_ms])
-    margin = baselines.measured_margin(sample, processes)
-    return Entry(rounds, latency_ms, yardstick_ms, phases, margin)
+        processes = (before.processes + processes)[-baselines.MOST_PROCESSES :]
+    return Entry.measured(processes, per_look)
 
 
 def provenance() -> dict[str, str]:
@@ -360,10 +349,11 @@ def _why_open(outcome: Outcome, entry: Entry) -> str:
     if 2 * outcome.disturbed > every:
         return f"others used the machine in {outcome.disturbed} of {every} rounds"
     if outcome.off_speed > outcome.counted:
+        stored_s = entry.sample.yardstick_s
         return (
             f"the machine ran at a speed that the baseline does not know in {outcome.off_speed} of {every} "
             f"rounds: yardstick {_yardstick_ms(outcome.replicates):.2f} ms, "
-            f"stored {min(entry.yardstick_ms):.2f} to {max(entry.yardstick_ms):.2f} ms"
+            f"stored {min(stored_s) * 1e3:.2f} to {max(stored_s) * 1e3:.2f} ms"
         )
     return outcome.reason
 
@@ -384,7 +374,8 @@ def _slower(replicates: Sequence[Replicate], entry: Entry) -> bool:
     Only of processes of a known speed: on a slower machine all are slower.
     """
     seconds = [one.latency_s for one in replicates if one.rounds and one.known_speed]
-    return bool(seconds) and min(seconds) * 1e3 > max(entry.latency_ms) * (1 + LATENCY_MARGIN)
+    slowest_ms = max(process.latency_ms for process in entry.processes)
+    return bool(seconds) and min(seconds) * 1e3 > slowest_ms * (1 + LATENCY_MARGIN)
 
 
 def _outcome(

@@ -10,7 +10,7 @@ import pytest
 
 from perfsuite.adopting import MAX_BYTES, adopt, main
 from perfsuite.errors import UsageError
-from perfsuite.gate.baselines import Baselines, Entry, Profile, read, write
+from perfsuite.gate.baselines import Baselines, Entry, Process, Profile, read, write
 
 KEPT = Path(__file__).parents[2] / "perfsuite" / "baselines.json"
 MACHINE = {
@@ -31,11 +31,10 @@ def entry(
     *,
     processes: int = 3,
     margin: float = 0.05,
-    phases: dict[str, list[float]] | None = None,
+    phases: dict[str, float] | None = None,
 ) -> Entry:
     """What was recorded in so many equal processes."""
-    each = [1.0] * processes
-    return Entry([[log_ratio] * 3] * processes, each, each, phases or {}, margin)
+    return Entry([Process([log_ratio] * 3, 1.0, 1.0, phases or {})] * processes, margin)
 
 
 def recorded(folder: Path, ratio: float = 0.5, **replaced: Any) -> Path:
@@ -44,7 +43,7 @@ def recorded(folder: Path, ratio: float = 0.5, **replaced: Any) -> Path:
         "machine": MACHINE,
         "workload": WORKLOAD,
         "recorded": RECORDED,
-        "entries": {"fused": entry(log(ratio), phases={"device": [0.4] * 3})},
+        "entries": {"fused": entry(log(ratio), phases={"device": 0.4})},
     }
     path = folder / "recorded.json"
     write(path, Baselines([Profile(**{**fields, **replaced})]))
@@ -86,8 +85,8 @@ def test_a_known_machine_is_replaced(tmp_path: Path, kept: Path) -> None:
         ({"entries": {}}, "entries: must be of"),
         ({"entries": {"mine": entry()}}, "entries: must be of"),
         ({"entries": {"fused": entry(margin=0.9)}}, "fused.margin"),
-        ({"entries": {"fused": entry(processes=101)}}, "fused.replicates"),
-        ({"entries": {"fused": entry(phases={"\x1b[31m": [0.4] * 3})}}, "fused.phases"),
+        ({"entries": {"fused": entry(processes=101)}}, "fused.processes"),
+        ({"entries": {"fused": entry(phases={"\x1b[31m": 0.4})}}, "fused.phases"),
     ],
 )
 def test_what_is_unknown_is_refused_and_changes_nothing(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from perfsuite.gate.baselines import Baselines, Entry, Profile, fingerprint_of, write
+from perfsuite.gate.baselines import Baselines, Entry, Process, Profile, fingerprint_of, write
 from perfsuite.gate.pairing import ROUNDS, RUNS
 from perfsuite.machine import fingerprint
 
@@ -47,7 +47,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 def store(project: pytest.Pytester, ratio: float, *, name: str = "mine", **machine: Any) -> Path:
     """Store that ``name`` took ``ratio`` times its yardstick, give or take 30 %."""
     path = project.path / "baselines.json"
-    entry = Entry([[log(ratio)] * 8] * 6, [2.0 * ratio] * 6, [1.07] * 6, {}, 0.3)
+    entry = Entry([Process([log(ratio)] * 8, 2.0 * ratio, 1.07, {})] * 6, 0.3)
     here = {**fingerprint_of(fingerprint(1)), **machine}
     write(path, Baselines([Profile(here, WORKLOAD, {"commit": "abc"}, {name: entry})]))
     return path
@@ -154,7 +154,7 @@ def test_update_records_what_the_next_run_accepts(project: pytest.Pytester) -> N
     again.assert_outcomes(passed=1)
     (profile,) = json.loads((project.path / "baselines.json").read_text())["profiles"]
     assert profile["recorded"]["date"]
-    assert len(profile["entries"]["mine"]["replicates"]) == 6
+    assert len(profile["entries"]["mine"]["processes"]) == 6
 
 
 def test_a_slow_down_that_is_injected_turns_it_red(project: pytest.Pytester) -> None:

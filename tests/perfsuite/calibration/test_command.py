@@ -14,15 +14,14 @@ import pytest
 from perfsuite.__main__ import main
 from perfsuite.calibration.suites import Folder, equal, slower
 from perfsuite.errors import MeasurementError
-from perfsuite.gate.baselines import Baselines, Entry, Profile, write
+from perfsuite.gate.baselines import Baselines, Entry, Process, Profile, write
 
 SHARES = {"serialize": 0.1, "transport": 0.1, "device": 1.0, "deserialize": 0.1, "trusted": 0.1}
-PHASES = {phase: [share] * 9 for phase, share in SHARES.items()}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    entry = Entry([[log(2.0)] * 4] * 9, [1.0] * 9, [1.0] * 9, PHASES, 0.02)
+    entry = Entry([Process([log(2.0)] * 4, 1.0, 1.0, SHARES)] * 9, 0.02)
     write(tmp_path / "baselines.json", Baselines([Profile({}, {}, {}, {"fused": entry})]))
     return tmp_path
 

@@ -12,6 +12,7 @@ from perfsuite.gate.baselines import (
     LEAST_MARGIN,
     Baselines,
     Entry,
+    Process,
     Profile,
     fingerprint_of,
     measured_margin,
@@ -26,8 +27,18 @@ WORKLOAD = {"model": "tiny", "tokens": 64}
 
 
 def entry(ratio: float = 2.0) -> Entry:
-    rows = [[float(np.log(ratio)) + 0.001 * i + 0.0001 * j for j in range(4)] for i in range(4)]
-    return Entry(rows, [10.0, 11.0, 10.5, 10.2], [8.0, 8.1, 8.2, 8.3], {"device": [1.25] * 4}, 0.05)
+    return Entry(
+        [
+            Process(
+                [round(float(np.log(ratio)) + 0.001 * i + 0.0001 * j, 4) for j in range(4)],
+                latency_ms=10.0 + 0.1 * i,
+                yardstick_ms=8.0 + 0.1 * i,
+                phases={"device": 1.25},
+            )
+            for i in range(4)
+        ],
+        margin=0.05,
+    )
 
 
 def stored(path: Path) -> Baselines:
@@ -42,7 +53,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     again = read(path)
     profile = again.find(MACHINE, WORKLOAD)
     assert profile is not None
-    assert profile.entries["fused"].replicates[1] == pytest.approx(entry().replicates[1], abs=1e-4)
+    assert profile.entries["fused"] == entry()
     assert again.portable["fused"] == pytest.approx(2.0, rel=0.01)
     assert again.find({**MACHINE, "cpu": "other"}, WORKLOAD) is None
 
@@ -59,7 +70,8 @@ def test_a_diff_has_one_line_per_process(tmp_path: Path) -> None:
     path = tmp_path / "baselines.json"
     stored(path)
     lines = path.read_text().splitlines()
-    assert sum(line.strip().startswith("[0.") for line in lines) == 4
+    assert sum("latency_ms" in line for line in lines) == 4
+    assert not any("latency_ms" in line and "rounds" not in line for line in lines)
 
 
 def test_a_file_that_does_not_exist_is_empty(tmp_path: Path) -> None:
@@ -73,10 +85,10 @@ def test_a_file_that_does_not_exist_is_empty(tmp_path: Path) -> None:
         ("[]", "schema"),
         ('{"schema": 0}', "older"),
         ('{"schema": 99}', "newer"),
-        ('{"schema": 4}', "profiles"),
-        ('{"schema": 4, "profiles": [{}], "portable": {}}', "machine"),
-        ('{"schema": 4, "profiles": [], "portable": {"fused": -1}}', "positive"),
-        ('{"schema": 4, "profiles": 3, "portable": {}}', "damaged"),
+        ('{"schema": 5}', "profiles"),
+        ('{"schema": 5, "profiles": [{}], "portable": {}}', "machine"),
+        ('{"schema": 5, "profiles": [], "portable": {"fused": -1}}', "positive"),
+        ('{"schema": 5, "profiles": 3, "portable": {}}', "damaged"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_fault(
@@ -94,14 +106,9 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_fault(
         ("margin", 0),
         ("margin", "wide"),
         ("margin", True),
-        ("replicates", [[1.0, 2.0]]),
-        ("replicates", [[0.7, 0.7, None]] * 4),
-        ("latency_ms", [-1.0]),
         ("ratio", 3.0),
-        ("yardstick_ms", [8.0, 8.1]),
-        ("yardstick_ms", 8.0),
-        ("phases", {"device": "long"}),
-        ("phases", {"device": [1.0]}),
+        ("processes", []),
+        ("processes", 4),
     ],
 )
 def test_a_damaged_entry_is_refused(tmp_path: Path, field: str, value: Any) -> None:
@@ -109,6 +116,31 @@ def test_a_damaged_entry_is_refused(tmp_path: Path, field: str, value: Any) -> N
     stored(path)
     data = json.loads(path.read_text())
     data["profiles"][0]["entries"]["fused"][field] = value
+    path.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="damaged"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rounds", [0.7, 0.7]),
+        ("rounds", [0.7, 0.7, None, 0.7]),
+        ("latency_ms", -1.0),
+        ("latency_ms", [8.0]),
+        ("yardstick_ms", 0),
+        ("yardstick_ms", "8"),
+        ("phases", {"device": "long"}),
+        ("phases", {"device": [1.0]}),
+        ("phases", {"other": 1.25}),
+        ("phases", {}),
+    ],
+)
+def test_a_damaged_process_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    path = tmp_path / "baselines.json"
+    stored(path)
+    data = json.loads(path.read_text())
+    data["profiles"][0]["entries"]["fused"]["processes"][1][field] = value
     path.write_text(json.dumps(data))
     with pytest.raises(UsageError, match="damaged"):
         read(path)

@@ -13,7 +13,7 @@ import pytest
 
 from perfsuite.errors import MeasurementError
 from perfsuite.gate import verdicts
-from perfsuite.gate.baselines import MOST_REPLICATES
+from perfsuite.gate.baselines import MOST_PROCESSES
 from perfsuite.gate.deciding import Verdict
 from perfsuite.gate.disturbance import Watch
 from perfsuite.gate.judging import RECORDED_BATCHES, Gate, Settings
@@ -109,9 +109,9 @@ def test_an_extension_adds_a_speed(recorded: Path) -> None:
     extending = gate(recorded, update=True, extend=True)
     assert extending.check("mine", *slowly, run_all).verdict is None
     (profile,) = json.loads((recorded / "baselines.json").read_text())["profiles"]
-    entry = profile["entries"]["mine"]
-    assert sorted(set(entry["yardstick_ms"])) == [1000.0, 1200.0]
-    assert len(entry["replicates"]) == 2 * RECORDED_BATCHES * PROCESSES
+    processes = profile["entries"]["mine"]["processes"]
+    assert sorted({process["yardstick_ms"] for process in processes}) == [1000.0, 1200.0]
+    assert len(processes) == 2 * RECORDED_BATCHES * PROCESSES
     for subject, yardstick in ((2.0, 1.0), (2.64, 1.2)):
         outcome = gate(recorded).check("mine", taking([subject]), taking([yardstick]), run_all)
         assert outcome.verdict is Verdict.PASS
@@ -137,13 +137,14 @@ def test_an_update_forgets_what_was_stored(recorded: Path) -> None:
 
 
 def test_an_extension_drops_the_oldest(recorded: Path) -> None:
-    for _ in range(MOST_REPLICATES // (RECORDED_BATCHES * PROCESSES) + 1):
+    for _ in range(MOST_PROCESSES // (RECORDED_BATCHES * PROCESSES) + 1):
         gate(recorded, update=True, extend=True).check(
             "mine", taking([2.64]), taking([1.2]), run_all
         )
     (profile,) = json.loads((recorded / "baselines.json").read_text())["profiles"]
-    assert set(profile["entries"]["mine"]["yardstick_ms"]) == {1200.0}
-    assert len(profile["entries"]["mine"]["replicates"]) == MOST_REPLICATES
+    processes = profile["entries"]["mine"]["processes"]
+    assert {process["yardstick_ms"] for process in processes} == {1200.0}
+    assert len(processes) == MOST_PROCESSES
 
 
 @pytest.mark.parametrize(("foreign", "recorded_anyway"), [([1.0, 0.0], True), ([1.0], False)])
