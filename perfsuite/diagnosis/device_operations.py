@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 
 from perfsuite.workload import Operation
 from runtime.devices.cpu import choose_kernels, multiply_matrices
@@ -142,15 +141,14 @@ def _rotate(device: DeviceOperations, operation: Operation) -> Run:
 
 def _attention(device: DeviceOperations, operation: Operation) -> Run:
     heads, kv_heads, tokens, size = operation.shape
-    dtype = device.kernels(operation).dtype
+    kernels = device.kernels(operation)
+    dtype = kernels.dtype
     # Queries and keys lie head after head once they are turned, values as they were projected.
     query, key = device.values(dtype, 1, heads + kv_heads, tokens, size).tensor_split(
         (heads,), dim=1
     )
     value = device.values(dtype, 1, tokens, kv_heads, size).transpose(1, 2)
-    return lambda: functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, enable_gqa=kv_heads != heads
-    )
+    return lambda: kernels.attended(query, key, value)
 
 
 def _join_heads(device: DeviceOperations, operation: Operation) -> Run:

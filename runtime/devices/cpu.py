@@ -6,7 +6,6 @@ import platform
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as functional
 
 from runtime.checkpoints import Checkpoint
 from runtime.devices.amx import AmxKernels, load_amx_kernels
@@ -122,12 +121,10 @@ class CpuDevice(Device):
         cos, sin = self._rope.tables(tokens)
         # Queries and keys turn by the same angles: one call for both.
         rotated = self._kernels.rotated(by_token, heads + kv_heads, cos, sin)
-        attended = functional.scaled_dot_product_attention(
+        attended = self._kernels.attended(
             rotated[:, :heads],
             rotated[:, heads:],
             by_token[:, :, heads + kv_heads :].transpose(1, 2),
-            is_causal=True,
-            enable_gqa=kv_heads != heads,
         )
         return attended.transpose(1, 2).reshape(batch * tokens, heads * size)
 

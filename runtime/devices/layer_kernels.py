@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as functional
 
 from runtime import nonlinear
 from runtime.devices.scratch import Scratch
@@ -78,6 +79,19 @@ class LayerKernels(ABC):
         It is written into ``out``; without that, it is of the kernels' own type and valid until the next
         product without ``out``. ``residual`` has the element type of the result, and may be ``out`` itself.
         """
+
+    def attended(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """Return causal attention, (batch, heads, tokens, head size); valid until the next call.
+
+        ``queries`` are (batch, heads, tokens, head size), ``keys`` and ``values`` (batch, KV heads, tokens,
+        head size), all of them of the kernels' own type.
+        """
+        grouped = keys.shape[1] != queries.shape[1]
+        return functional.scaled_dot_product_attention(
+            queries, keys, values, is_causal=True, enable_gqa=grouped
+        )
 
 
 class TorchKernels(LayerKernels):

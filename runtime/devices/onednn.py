@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import torch
 
+from runtime.devices.block_attention import BlockAttention
 from runtime.devices.layer_kernels import Activation, Linear, TorchKernels
 from runtime.devices.scratch import Scratch
 
+_BLOCKS_FROM = 384  # tokens; below, torch's own attention is as fast
 _TYPICAL_ROWS = 1024  # what the blocked form is chosen for; every number of rows is right
 
 
 class OneDnnKernels(TorchKernels):
-    """torch's operations, but for the products."""
+    """torch's operations, but for the products, and for long attention in bfloat16."""
 
     def __init__(self, dtype: torch.dtype, scratch: Scratch) -> None:
         super().__init__(dtype, scratch)
         self.name = f"{str(dtype).removeprefix('torch.')} products by oneDNN, weights prepacked"
+        self._in_blocks = BlockAttention(dtype, scratch)
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
@@ -34,6 +37,13 @@ class OneDnnKernels(TorchKernels):
         (rows,), (weight,) = x.parts, linear.parts
         product = torch.ops.mkldnn._linear_pointwise(rows, weight, linear.bias, "none", [], "")
         return self._placed(product, out, residual)
+
+    def attended(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        if queries.dtype == torch.bfloat16 and queries.shape[2] >= _BLOCKS_FROM:
+            return self._in_blocks(queries, keys, values)
+        return super().attended(queries, keys, values)
 
 
 def has_onednn() -> bool:

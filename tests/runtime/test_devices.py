@@ -15,6 +15,7 @@ from runtime.checkpoints import Checkpoint
 from runtime.devices import cpu, open_device
 from runtime.devices.amx import AmxKernels, load_amx_kernels
 from runtime.devices.base import Device
+from runtime.devices.block_attention import BlockAttention
 from runtime.devices.cpu import choose_kernels, has_bfloat16_products
 from runtime.devices.layer_kernels import Activation, LayerKernels, TorchKernels
 from runtime.devices.onednn import OneDnnKernels, has_onednn
@@ -39,6 +40,7 @@ column_counts = st.integers(1, 100)
 seeds = st.integers(0, 1000)
 
 FLOAT32_PRODUCT = 2**-20  # summed in float32
+FLOAT32_SUM = 2**-17  # of hundreds of terms
 # Each half is rounded to 2**-8 of itself: left out are the product of the two low halves, and what
 # either of them lost.
 SPLIT_PRODUCT = 3 * 2**-16
@@ -212,6 +214,56 @@ def test_products_are_as_exact_at_any_size(tested: Kernels, scale: float) -> Non
     out = torch.full((64, 50), torch.nan, dtype=tested.dtype)
     kernels.linear(kernels.activation(x), kernels.pack(weight, None), out)
     assert_product(out, x, weight, error=tested.error)
+
+
+def assert_causal_attention(
+    attend: Callable[..., torch.Tensor], dtype: torch.dtype, shape: tuple[int, int, int, int, int]
+) -> None:
+    """What ``attend`` gives is softmax(Q K^T / sqrt(size)) V, each query over the keys up to its own."""
+    batch, heads, kv_heads, tokens, size = shape
+    # As in a layer: keys follow the queries, values lie token by token.
+    rotated = normal(batch, heads + kv_heads, tokens, size, seed=0, dtype=dtype)
+    queries, keys = rotated[:, :heads], rotated[:, heads:]
+    values = normal(batch, tokens, kv_heads, size, seed=1, dtype=dtype).transpose(1, 2)
+    attended = attend(queries, keys, values)
+    assert attended.dtype == dtype
+    keys, values = (
+        tensor.double().repeat_interleave(heads // kv_heads, dim=1) for tensor in (keys, values)
+    )
+    scores = queries.double() @ keys.transpose(2, 3) / size**0.5
+    later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    weights = torch.softmax(scores.masked_fill(later, -torch.inf), dim=-1)
+    # A score's relative error is its weight's by as much as the score is large.
+    relative = torch.finfo(dtype).eps * (2 + float(scores.abs().max())) + FLOAT32_SUM
+    allowed = relative * (weights @ values.abs())
+    assert bool(((attended.double() - weights @ values).abs() <= allowed).all())
+
+
+ATTENTIONS = [
+    (1, 3, 3, 1, 8),
+    (2, 4, 2, 255, 16),
+    (1, 4, 1, 256, 24),
+    (2, 6, 2, 257, 16),
+    (1, 9, 3, 700, 64),
+]
+
+
+@pytest.mark.parametrize("shape", ATTENTIONS)
+def test_attention_is_causal_and_each_head_has_its_keys(
+    tested: Kernels, shape: tuple[int, int, int, int, int]
+) -> None:
+    assert_causal_attention(tested.make().attended, tested.dtype, shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", ATTENTIONS)
+def test_attention_in_blocks_is_exact_on_any_processor(
+    shape: tuple[int, int, int, int, int], dtype: torch.dtype
+) -> None:
+    attention = BlockAttention(dtype, Scratch())
+    longer = normal(2, 6, 800, 64, seed=2, dtype=dtype) * torch.inf
+    attention(longer, longer, longer)  # what is left in memory must not count
+    assert_causal_attention(attention, dtype, shape)
 
 
 def test_weights_that_were_bfloat16_need_one_product_less(tested: Kernels) -> None:
