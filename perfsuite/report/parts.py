@@ -52,7 +52,13 @@ def figures(*parts: Markup) -> Markup:
 
 def data_table(table: Table) -> Markup:
     """A table in a box of its own, which scrolls by finger and by keyboard where it is too wide."""
-    head = element("tr", *(element("th", name, scope="col") for name in table.heads))
+    head = element(
+        "tr",
+        *(
+            element("th", name, scope="col", class_=_alignment(number, table))
+            for number, name in enumerate(table.heads)
+        ),
+    )
     rows = [
         element("tr", *(_cell(number, cell, table) for number, cell in enumerate(row)))
         for row in table.rows
@@ -81,4 +87,8 @@ def _details(summary: str, content: Markup) -> Markup:
 def _cell(number: int, words: str, table: Table) -> Markup:
     if number == 0:
         return element("th", words, scope="row")
-    return element("td", words, class_="figure" if number in table.figures else None)
+    return element("td", words, class_=_alignment(number, table))
+
+
+def _alignment(number: int, table: Table) -> str | None:
+    return "figure" if number in table.figures else None
