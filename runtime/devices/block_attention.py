@@ -12,9 +12,7 @@ import torch
 
 from runtime.devices.scratch import Scratch
 
-_QUERIES = (
-    256  # of a block: more would multiply more that is masked, fewer would make products small
-)
+_QUERIES = 256  # of a block: more would multiply what is masked, fewer would make products small
 
 
 class BlockAttention:
@@ -43,9 +41,8 @@ class BlockAttention:
             end = min(tokens, start + _QUERIES)
             rows = grouped[:, :, start:end].flatten(1, 2)
             scores = self._empty("scores", batch * kv_heads, rows.shape[1], end)
-            torch.baddbmm(
-                scores, rows, turned[:, :, :end], beta=0, alpha=size**-0.5, out=scores
-            )  # what the scores were does not count
+            # With beta 0, what lies in the memory of the scores does not count.
+            torch.baddbmm(scores, rows, turned[:, :, :end], beta=0, alpha=size**-0.5, out=scores)
             by_query = scores.view(batch * kv_heads, -1, end - start, end)
             by_query[..., start:] += self._after[: end - start, : end - start]
             weights = self._empty("weights", *by_query.shape)
