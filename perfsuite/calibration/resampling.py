@@ -13,11 +13,12 @@ from statistics import median
 
 import numpy as np
 
-from perfsuite.calibration.rules import RULES, Process, Processes, gate_is_red, sample_of
+from perfsuite.calibration.rules import RULES, Process, Processes, gate_is_red
 from perfsuite.calibration.suites import EXTENSIONS, Run
 from perfsuite.gate.baselines import measured_margin
 from perfsuite.gate.deciding import MIN_ROUNDS
 from perfsuite.gate.judging import RECORDED_BATCHES
+from perfsuite.gate.speed import Sample
 
 GATE = "this gate"
 RECORDINGS = 4  # runs that a simulated baseline is drawn from
@@ -82,7 +83,7 @@ def simulate(
                 return looks.pop() if looks else _drawn(source, processes, rng)
 
             before, after = _seconds(stored), _seconds(looks[0])
-            margin = measured_margin(sample_of(stored), processes, draws=100)
+            margin = measured_margin(Sample.of(stored), processes, draws=100)
             seed = int(rng.integers(2**31))
             red[kind].append(gate_is_red(stored, draw, margin=margin, seed=seed))
             for name, rule in RULES.items():

@@ -37,20 +37,13 @@ Processes = Sequence[Process]
 Draw = Callable[[], Processes]  # another look's processes
 
 
-def sample_of(processes: Processes) -> Sample:
-    """Return what the gate sees of them."""
-    return Sample(
-        [process.rounds for process in processes], [process.yardstick_s for process in processes]
-    )
-
-
 def gate_is_red(stored: Processes, draw: Draw, *, margin: float, seed: int) -> bool:
     """Return whether the gate's rule fails."""
-    baseline = sample_of(stored)
+    baseline = Sample.of(stored)
 
     def judge(measured: Processes) -> Judgement:
         return speed.judge(
-            sample_of(measured),
+            Sample.of(measured),
             baseline,
             margin=margin,
             looks=LOOKS,

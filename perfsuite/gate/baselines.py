@@ -8,7 +8,7 @@ machines recorded so far.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, isfinite, log
 from pathlib import Path
@@ -39,6 +39,11 @@ class Process:
     yardstick_ms: float  # the speed at which the machine ran: see ``speed``
     phases: dict[str, float]  # over the yardstick's time
 
+    @property
+    def yardstick_s(self) -> float:
+        """The same in seconds, as ``Sample`` has it."""
+        return self.yardstick_ms / 1e3
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -50,12 +55,12 @@ class Entry:
     @classmethod
     def measured(cls, processes: list[Process], per_look: int) -> Entry:
         """Return the entry with the margin that looks at so many processes need."""
-        return cls(processes, measured_margin(_sample(processes), per_look))
+        return cls(processes, measured_margin(Sample.of(processes), per_look))
 
     @property
     def sample(self) -> Sample:
         """What others are held against."""
-        return _sample(self.processes)
+        return Sample.of(self.processes)
 
     @property
     def ratio(self) -> float:
@@ -244,13 +249,6 @@ def _process(data: Mapping[str, Any]) -> Process:
         _positive(data["latency_ms"]),
         _positive(data["yardstick_ms"]),
         {str(name): _finite(share) for name, share in data["phases"].items()},
-    )
-
-
-def _sample(processes: Sequence[Process]) -> Sample:
-    return Sample(
-        [process.rounds for process in processes],
-        [process.yardstick_ms / 1e3 for process in processes],
     )
 
 

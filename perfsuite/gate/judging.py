@@ -319,8 +319,7 @@ def _quiet(replicates: Sequence[Replicate]) -> list[Replicate]:
 
 def _sample(replicates: Sequence[Replicate]) -> Sample:
     """Return what the verdict rests on: the processes with any quiet round."""
-    quiet = _quiet(replicates)
-    return Sample([one.rounds for one in quiet], [one.yardstick_s for one in quiet])
+    return Sample.of(_quiet(replicates))
 
 
 def _of_known_speed(replicates: Sequence[Replicate], entry: Entry) -> list[Replicate]:

@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +36,34 @@ STEADY = 0.12  # of the logarithm of the seconds: a round is as fast as its proc
 ANY_SPEED_MARGIN = 0.25  # of what no change of the machine's speed explains
 
 
+class Measured(Protocol):
+    """One process, measured now or stored."""
+
+    @property
+    def rounds(self) -> Sequence[float]:
+        """Its log-ratios."""
+        ...
+
+    @property
+    def yardstick_s(self) -> float:
+        """Its yardstick's seconds."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sample:
     """What was measured of one subject: for each process its log-ratios, and its yardstick's seconds."""
 
     rounds: Sequence[Sequence[float]]
     yardstick_s: Sequence[float]
+
+    @classmethod
+    def of(cls, processes: Sequence[Measured]) -> Sample:
+        """Return what the gate sees of these processes."""
+        return cls(
+            [process.rounds for process in processes],
+            [process.yardstick_s for process in processes],
+        )
 
     @property
     def medians(self) -> NDArray[np.float64]:

@@ -41,8 +41,9 @@ def describe(story: Story) -> str:
     series = story.series
     first, last = (format_value(series.values[place], series.figure) for place in (0, -1))
     changes = [f"{one.change.size - 1:+.1%} by {short(one.first_after)}" for one in story.changes]
+    count = len(series.points)
     return (
-        f"{len(series.points)} {'run' if len(series.points) == 1 else 'runs'}, from {first} to {last}; "
+        f"{count} {'run' if count == 1 else 'runs'}, from {first} to {last}; "
         f"{'changes: ' + ', '.join(changes) if changes else 'no change of level'}"
     )
 

@@ -21,7 +21,7 @@ class OneDnnKernels(TorchKernels):
     def __init__(self, dtype: torch.dtype, scratch: Scratch) -> None:
         super().__init__(dtype, scratch)
         self.name = f"{str(dtype).removeprefix('torch.')} products by oneDNN, weights prepacked"
-        self._in_blocks = BlockAttention(dtype, scratch)
+        self._in_blocks = BlockAttention(dtype, scratch) if dtype == torch.bfloat16 else None
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
@@ -41,7 +41,7 @@ class OneDnnKernels(TorchKernels):
     def attended(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        if queries.dtype == torch.bfloat16 and queries.shape[2] >= _BLOCKS_FROM:
+        if self._in_blocks and queries.shape[2] >= _BLOCKS_FROM:
             return self._in_blocks(queries, keys, values)
         return super().attended(queries, keys, values)
 
