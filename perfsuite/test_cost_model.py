@@ -12,11 +12,11 @@ from statistics import median
 import pytest
 import torch
 
-from perfsuite.cost_model import predict
-from perfsuite.diagnosis.measuring import measure
-from perfsuite.diagnosis.sections import stage_section
-from perfsuite.prompts import passage, tokenize
-from perfsuite.results import PHASES
+from perfsuite.llama.cost_model import predict
+from perfsuite.llama.diagnosis.measuring import measure
+from perfsuite.llama.diagnosis.sections import stage_section
+from perfsuite.llama.prompts import passage, tokenize
+from perfsuite.llama.results import PHASES
 from runtime import STAGES, load_checkpoint
 
 TOKENS = 256

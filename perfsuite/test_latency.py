@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from perfsuite.plugin import LatencyGate
+from perfsuite.latency_gate import LatencyGate
+from perfsuite.llama.stage_benchmark import StageBenchmark
+from perfsuite.llama.stage_workload import StageWorkload
 from runtime import STAGES
 
 
 @pytest.mark.timeout(600)  # several looks, each with fresh processes
 @pytest.mark.parametrize("stage", STAGES)
-def test_latency(stage: str, latency_gate: LatencyGate) -> None:
-    latency_gate.stage(stage)
+def test_latency(stage: str, latency_gate: LatencyGate, pytestconfig: pytest.Config) -> None:
+    workload = StageWorkload.of(pytestconfig)
+    with StageBenchmark(stage, workload, latency_gate.delays(stage)) as benchmark:
+        latency_gate(
+            benchmark.forward,
+            benchmark.unsplit_forward,
+            name=stage,
+            phases=benchmark.phases,
+            workload=workload.as_key(),
+        )

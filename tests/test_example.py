@@ -1,4 +1,4 @@
-"""``examples/gate-your-own`` as an outsider uses it: this project and the example installed, then pytest."""
+"""``examples/gate-your-own`` as an outsider uses it: perfsuite and the example installed, then pytest."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "gate-your-own"
 QUICK = ["-o", "perf_processes=3", "-o", "perf_looks=2"]
-PARTS = ["runtime", "perfsuite", "pyproject.toml", "README.md", "LICENSE"]
 
 
 @pytest.fixture(scope="module")
 def outsider(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the example's checkout and an environment of its own, ``environment/bin/python``.
 
-    Dependencies are those of the running environment, so that nothing is downloaded; this project and
+    Dependencies are those of the running environment, so that nothing is downloaded; perfsuite and
     the example are built and installed, and the source tree is out of reach.
     """
     folder = tmp_path_factory.mktemp("outsider")
@@ -31,11 +30,6 @@ def outsider(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     beneath = folder / "environment" / "lib" / version / "site-packages" / "beneath.pth"
     beneath.write_text(sysconfig.get_path("purelib") + "\n")
-    sources = folder / "split-llama"  # a copy, because a build writes into its tree
-    sources.mkdir()
-    for name in PARTS:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, sources / name)
     shutil.copytree(EXAMPLE, folder / "example")
     baselines = folder / "example" / "baselines.json"
     recorded = json.loads(baselines.read_text())
@@ -43,7 +37,7 @@ def outsider(tmp_path_factory: pytest.TempPathFactory) -> Path:
     baselines.write_text(json.dumps({**recorded, "profiles": []}))
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     pip += ["--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, str(sources), str(folder / "example")], check=True, timeout=60)
+    subprocess.run([*pip, str(ROOT / "perfsuite"), str(folder / "example")], check=True, timeout=60)
     return folder
 
 

@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from perfsuite.gate.baselines import Baselines
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -117,18 +120,16 @@ def test_the_ladder_goes_to_the_step_summary(checkout: Path) -> None:
 
 def test_a_recorded_artifact_is_adopted_or_refused(checkout: Path) -> None:
     script = step(ROOT / ".github/workflows/baselines.yml", "propose", "Adopt")["run"]
-    stand_in(checkout, "python", f'exec {sys.executable} "$@"')
+    stand_in(checkout, "perfsuite", f'exec {sys.executable} -m perfsuite "$@"')
     kept = checkout / "perfsuite" / "baselines.json"
     offered = checkout / "untrusted" / "recorded.json"
     offered.parent.mkdir()
-    recorded = json.loads(kept.read_text())
-    (profile, *_) = recorded["profiles"]
-    profile["machine"]["cpu"] = "another"
-    offered.write_text(json.dumps({**recorded, "profiles": [profile]}))
+    (entry, *_) = Baselines.read(kept).entries
+    Baselines(offered).record(replace(entry, machine={"cpu": "another"}))
     environment = {"RUNNER_TEMP": str(checkout), "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     done = execute(script, checkout, **environment)
     assert done.returncode == 0, done.stderr
-    assert "another: added" in done.stdout
+    assert f"another: added: {entry.name}" in done.stdout
     assert "perfsuite/baselines.json" in done.stdout
     adopted = kept.read_text()
     offered.write_text("{}")

@@ -1,14 +1,12 @@
-"""What a calibration found: counts of real runs, and rates of simulated ones."""
+"""What a calibration found: counts of real runs, with exact intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
-from scipy import stats
-
-from perfsuite.calibration.resampling import Rates, processes_of, simulate
-from perfsuite.calibration.suites import Kind, Run
+from perfsuite.calibration.runs import Kind, Run
 from perfsuite.statistics import CONFIDENCE, Estimate
 
 
@@ -22,6 +20,8 @@ class Count:
     @property
     def rate(self) -> Estimate:
         """The share with its exact interval (Clopper and Pearson, 1934)."""
+        from scipy import stats
+
         interval = stats.binomtest(self.hits, self.of).proportion_ci(CONFIDENCE)
         return Estimate(self.hits / self.of, float(interval.low), float(interval.high))
 
@@ -33,72 +33,62 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Verdicts:
+    """The verdicts on one benchmark, or on all, in the runs of one kind."""
+
+    red: Count
+    undecided: Count
+    change: float | None  # median of what was measured, as a share
+    phase_named: Count  # of the red ones, those whose phase was the slowed one
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything that is written down."""
 
-    stages: Sequence[str]
-    false_alarms: Count  # runs of the whole suite
-    detected: Mapping[Kind, Mapping[str, Count]]  # by stage, real runs
-    named: Mapping[Kind, Count]  # of the red stages, those whose phase was the slowed one
-    simulated: Mapping[str, Mapping[str, Rates]]  # by stage, then by kind's name
-    simulated_alarms: Count  # simulated runs of the whole suite, unchanged
-    undecided: Count  # stages of unchanged runs without a verdict
-    off_speed: Count  # those of them that mostly ran at a speed that no baseline knows
-    disturbed: Count  # stages of unchanged runs in which rounds were left out as disturbed
+    benchmarks: Sequence[str]
+    runs: Mapping[Kind, int]
+    red_runs: Mapping[Kind, Count]  # runs with any red benchmark
+    verdicts: Mapping[Kind, Mapping[str, Verdicts]]  # by benchmark
+    total: Mapping[Kind, Verdicts]  # over all of them
 
 
-def find(
-    unchanged: Sequence[Run],
-    slowed: Mapping[Kind, Sequence[Run]],
-    *,
-    processes: int,
-    simulations: int,
-) -> Findings:
-    """Count and simulate. ``processes`` are those of one look."""
-    stages = list(unchanged[0].subjects)
-    pairs = [(run, stage) for run in unchanged for stage in stages]
-    simulated = {}
-    if len(unchanged) > 1 and simulations:
-        for stage in stages:
-            simulated[stage] = simulate(
-                [processes_of(run, stage) for run in unchanged],
-                {
-                    kind.name: [processes_of(run, stage) for run in runs]
-                    for kind, runs in slowed.items()
-                    if runs and kind.phase is None
-                },
-                processes=processes,
-                simulations=simulations,
-            )
-    alarms = [
-        any(run) for run in zip(*(rates[""].red for rates in simulated.values()), strict=True)
-    ]
+def find(runs: Mapping[Kind, Sequence[Run]]) -> Findings:
+    """Count."""
+    made = {kind: some for kind, some in runs.items() if some}
+    names: dict[str, None] = {}
+    for some in made.values():
+        for run in some:
+            names.update(dict.fromkeys(run.outcomes))
     return Findings(
-        stages=stages,
-        false_alarms=Count(sum(run.red for run in unchanged), len(unchanged)),
-        detected={
-            kind: {
-                stage: Count(sum(run.is_red(stage) for run in runs), len(runs)) for stage in stages
-            }
-            for kind, runs in slowed.items()
-            if runs
+        benchmarks=list(names),
+        runs={kind: len(some) for kind, some in made.items()},
+        red_runs={
+            kind: Count(sum(any(map(run.is_red, run.outcomes)) for run in some), len(some))
+            for kind, some in made.items()
         },
-        named={kind: _named(kind, runs) for kind, runs in slowed.items() if runs},
-        simulated=simulated,
-        simulated_alarms=Count(sum(alarms), len(alarms)),
-        undecided=Count(sum(run.is_undecided(stage) for run, stage in pairs), len(pairs)),
-        off_speed=Count(
-            sum(run.is_undecided(stage) and run.off_speed(stage) for run, stage in pairs),
-            len(pairs),
-        ),
-        disturbed=Count(
-            sum(run.disturbed(stage) for run, stage in pairs),
-            len(pairs),
-        ),
+        verdicts={
+            kind: {name: _verdicts(kind, some, [name]) for name in names}
+            for kind, some in made.items()
+        },
+        total={kind: _verdicts(kind, some, list(names)) for kind, some in made.items()},
     )
 
 
-def _named(kind: Kind, runs: Sequence[Run]) -> Count:
-    phase = kind.phase or "device"  # the worker waits where its device's time is counted
-    red = [run.subjects[stage] for run in runs for stage in run.subjects if run.is_red(stage)]
-    return Count(sum(subject["grew_most"] == phase for subject in red), len(red))
+def _verdicts(kind: Kind, runs: Sequence[Run], names: Sequence[str]) -> Verdicts:
+    pairs = [(run, name) for run in runs for name in names if name in run.outcomes]
+    red = [(run, name) for run, name in pairs if run.is_red(name)]
+    changes = [
+        run.outcomes[name]["change"] - 1
+        for run, name in pairs
+        if run.outcomes[name].get("change") is not None
+    ]
+    return Verdicts(
+        red=Count(len(red), len(pairs)),
+        undecided=Count(sum(run.is_undecided(name) for run, name in pairs), len(pairs)),
+        change=median(changes) if changes else None,
+        phase_named=Count(
+            sum(run.grew(name) == kind.phase for run, name in red) if kind.phase else 0,
+            len(red) if kind.phase else 0,
+        ),
+    )

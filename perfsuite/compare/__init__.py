@@ -1,1 +1,1 @@
-"""``perfsuite compare``: a git revision's runtime against this one's, in alternation on this machine."""
+"""``perfsuite compare`` and ``bisect``: git revisions against each other, in alternation on this machine."""

@@ -3,74 +3,103 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import math
+import os
+import re
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any, NoReturn
 
+from perfsuite.compare import only_gated, revisions
+from perfsuite.compare.interrupts import interrupted
+from perfsuite.compare.result import BenchmarkResult, Comparison
 from perfsuite.errors import RevisionError, UsageError
 from perfsuite.files import check_writable, write_json, write_text
-from perfsuite.options import add_prompted_model, check_positive
 
-if TYPE_CHECKING:
-    from types import FrameType
-
-    from perfsuite.compare.comparing import Comparison
-
-_ENDED_BY_SIGNAL = 128  # plus its number, as shells report it
+_PLUGIN = "perfsuite.plugin"
+_CLEANUP_TIMEOUT_S = 60.0
 
 
 def add_parser(commands: Any) -> None:
     """Declare ``compare`` and its options."""
     parser = commands.add_parser(
         "compare",
+        usage="perfsuite compare BASE [options] [--] [pytest arguments]",
         help="measure this work tree against a git revision of it",
-        description="Check BASE out beside this work tree, run both in alternation on this machine, and "
-        "give a verdict per stage. Needs no stored baseline.",
-        epilog="Exit status: 0 no stage became slower; 1 one did; 2 bad input, or a runtime that failed; "
-        "3 undecided.",
+        description="Check BASE out beside this work tree, run the tests that use latency_gate in fresh "
+        "processes of both, in alternation on this machine, and give a verdict per benchmark. Needs no stored "
+        "baseline and no reference. What is no option of compare's goes to pytest: files, -k, -o perf_looks=3.",
+        epilog="Exit status: 0 nothing became slower; 1 something did; 2 bad input, nothing could be compared, "
+        "or a test that head cannot run; 3 undecided.",
     )
-    parser.add_argument("base", metavar="BASE", help="git revision: a branch, a tag, a commit")
-    add_prompted_model(parser, model="tiny", tokens=64)
-    parser.add_argument("--stages", metavar="A,B", help="(default: all that either side has)")
+    # BASE is the first of them: as an argument of its own it would take a -- that follows it along.
     parser.add_argument(
-        "--device", default="cpu", metavar="D", help="the workers' (default: %(default)s)"
+        "arguments",
+        metavar="BASE",
+        nargs=argparse.REMAINDER,
+        help="git revision: a branch, a tag, a commit; with ... at its end the point where HEAD left it",
+    )
+    _add_options(parser)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--head", metavar="REV", help="compare this revision (default: the work tree as it is)"
     )
     parser.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        metavar="N",
-        help="compute threads of each process: one is the quietest (default: %(default)s)",
+        "--tests-from",
+        choices=("head", "base"),
+        default="head",
+        help="whose tests run on both sides: the work tree's, or BASE's (default: %(default)s)",
     )
     parser.add_argument(
         "--margin",
         type=float,
-        default=0.05,
-        metavar="X",
-        help="share by which a stage may be slower (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=8,
-        metavar="N",
-        help="fresh processes of each side per look (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--looks",
-        type=int,
-        default=3,
-        metavar="N",
-        help="how often at most more are measured (default: %(default)s)",
+        metavar="PERCENT",
+        help="by which a benchmark may be slower, where it has no margin of its own (default: 5)",
     )
     parser.add_argument("--json", type=Path, metavar="F", help="also write the result there")
     parser.add_argument("--markdown", type=Path, metavar="F", help="also write the table there")
-    parser.set_defaults(run=run)
+
+
+class _OwnOptions(argparse.ArgumentParser):
+    """Picks compare's own options from arguments of pytest's."""
+
+    def __init__(self) -> None:
+        # No abbreviations: --mark is not ours to guess at.
+        super().__init__(prog="perfsuite compare", add_help=False, allow_abbrev=False)
+        _add_options(self)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
+    """Return what is pytest's, after BASE and the options of compare's that stand among it went where they belong.
+
+    Raises:
+        UsageError: for an option of compare's that cannot be used, or without BASE.
+    """
+    rest: list[str] = arguments.arguments
+    place = rest.index("--") if "--" in rest else len(rest)
+    before, after = rest[:place], rest[place + 1 :]
+    if {"-h", "--help"}.intersection(before):
+        arguments.parser.print_help()
+        raise SystemExit(0)
+    own = _OwnOptions()
+    if not before:
+        own.error("BASE is missing")
+    arguments.base = before[0]
+    _, theirs = own.parse_known_args(before[1:], arguments)
+    return [*theirs, *after]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,93 +107,124 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         UsageError: for an option, a revision or a repository that cannot be used.
-        RevisionError: for a side whose runtime cannot be run at all.
+        RevisionError: if nothing could be compared.
     """
-    check_positive(arguments, "tokens", "threads", "processes", "looks")
-    if not 0 < arguments.margin < math.inf:
-        raise UsageError(f"--margin {arguments.margin}: must be positive")
+    theirs = pytest_arguments(arguments)
+    if arguments.margin is not None and not 0 < arguments.margin < math.inf:
+        raise UsageError(f"--margin {arguments.margin}: must be a positive number of percent")
     for option in ("json", "markdown"):
         if getattr(arguments, option) is not None:
             check_writable(getattr(arguments, option), option=f"--{option}")
-    with ExitStack() as stack:
-        stack.enter_context(_ended_by_exceptions())
-        comparison = _prepare(arguments, stack)
-        return _compare(comparison, arguments)
-
-
-def _prepare(arguments: argparse.Namespace, stack: ExitStack) -> Comparison:
-    """Check BASE out, with an environment of its own where it declares one."""
-    from perfsuite.compare import environments, revisions
-    from perfsuite.compare.comparing import Comparison
-    from perfsuite.compare.deciding import Rules
-    from perfsuite.compare.sides import Tree
-    from perfsuite.forked.servers import Workload
-    from runtime import load_checkpoint
-
-    # Made now, where it must be made: two sides that make it at once would wait for each other.
-    model = load_checkpoint(arguments.model).source
     root = revisions.find_root(Path.cwd())
-    base = revisions.resolve(root, arguments.base)
-    head, changed = revisions.head(root)
-    folder = stack.enter_context(revisions.worktree(root, base))
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perfsuite-")))
-    python = Path(sys.executable)
-    wanted = environments.declared(folder)
-    if not (wanted.same_as(environments.declared(root)) or wanted.satisfied()):
-        print(f"BASE {base}: other dependencies; installing them", file=sys.stderr)
-        python = environments.build(folder, scratch / "environment")
-    return Comparison(
-        head=Tree(f"head {head.short}{' with changes' if changed else ''}", root),
-        base=Tree(f"BASE {base}", folder, python),
-        workload=Workload(model, arguments.tokens, arguments.device, arguments.threads),
-        rules=Rules(margin=arguments.margin, processes=arguments.processes, looks=arguments.looks),
-        scratch=scratch,
-    )
-
-
-def _compare(comparison: Comparison, arguments: argparse.Namespace) -> int:
-    from perfsuite.compare import comparing, telling
-    from perfsuite.machine import fingerprint
-    from perfsuite.progress import RunProgress
-
-    wanted = None
-    if arguments.stages is not None:
-        wanted = [name.strip() for name in arguments.stages.split(",")]
-    with comparison.sides() as sides:
-        names, results = comparison.stages(sides, wanted)
-        with RunProgress(len(names)) as progress:
-            for name in names:
-                progress.begin(name)
-                results.append(comparison.stage(sides, name))
-    if not any(result.decision for result in results):
-        problems = "; ".join(f"{result.name}: {result.problem}" for result in results)
-        raise RevisionError(f"no stage could be compared: {problems}")
+    revisions.resolve(root, arguments.base)
+    if arguments.head is not None:
+        revisions.resolve(root, arguments.head, title="--head")
+    with interrupted() as interrupts:
+        try:
+            comparison = _measure(arguments, theirs)
+        except KeyboardInterrupt:
+            if interrupts.number in (None, signal.SIGINT):
+                raise
+            return interrupts.status
     if arguments.json is not None:
-        machine = fingerprint(comparison.workload.threads)
-        write_json(arguments.json, telling.as_json(comparison, results, machine, arguments.command))
+        write_json(arguments.json, comparison.as_json())
     if arguments.markdown is not None:
-        write_text(arguments.markdown, telling.markdown(comparison, results), option="--markdown ")
-    print(telling.text(comparison, results))
-    return comparing.exit_status(results)
+        write_text(arguments.markdown, comparison.markdown(), option="--markdown ")
+    print(comparison.text())
+    return comparison.exit_status
 
 
-@contextmanager
-def _ended_by_exceptions() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the run as Ctrl-C does: through every cleanup, once."""
+def _measure(arguments: argparse.Namespace, theirs: Sequence[str]) -> Comparison:
+    """Run pytest, and return what it compared."""
+    with tempfile.TemporaryDirectory(prefix="perfsuite-") as scratch:
+        report, failures, output = (
+            Path(scratch, name) for name in ("report.json", "failures.json", "output")
+        )
+        command = [*_pytest(), *_options(arguments, report, failures), *theirs]
+        with output.open("wb") as file:
+            _run(command, file)
+        told = output.read_text(encoding="utf-8", errors="replace")
+        if not failures.exists():
+            raise UsageError(_last_error(told))
+        session = json.loads(failures.read_text(encoding="utf-8"))
+        found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
+    outcomes = found.get("subjects", [])
+    results = [BenchmarkResult.read(outcome) for outcome in outcomes]
+    judged = {outcome["test"] for outcome in outcomes if outcome["failed"]}
+    broken = {test: words for test, words in session["failures"].items() if test not in judged}
+    head, base = found.get("titles") or ("head", "BASE")
+    comparison = Comparison(head, base, results, broken, found.get("machine"), arguments.command)
+    if not comparison.compared:
+        raise RevisionError(_why_nothing(comparison, session["collected"]))
+    return comparison
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(ending, signal.SIG_IGN)  # a second one must not interrupt the cleanup
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(_ENDED_BY_SIGNAL + number)
 
-    before = {
-        number: signal.signal(number, leave)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def interpreter() -> list[str]:
+    """Return the start of a command that runs this Python, importing from the current folder if this process does."""
+    unsafe = {"", str(Path.cwd())}.intersection(sys.path)
+    return [sys.executable, *([] if unsafe else ["-P"])]
+
+
+def _pytest() -> list[str]:
+    command = [*interpreter(), "-m", "pytest"]
+    plugins = {one.value for one in metadata.entry_points(group="pytest11")}
+    if _PLUGIN not in plugins:
+        command += ["-p", _PLUGIN]
+    return [*command, "-p", only_gated.__name__]
+
+
+def _options(arguments: argparse.Namespace, report: Path, failures: Path) -> list[str]:
+    options = ["--perf-against", arguments.base, "--perf-tests-from", arguments.tests_from]
+    if arguments.head is not None:
+        options += ["--perf-head", arguments.head]
+    if arguments.margin is not None:
+        options += ["--perf-margin", str(arguments.margin)]
+    options += ["--perf-report", str(report), only_gated.OPTION, str(failures)]
+    # Whatever the user's settings say: all of them, one after the other, however long each takes.
+    options += ["--quiet", "--maxfail=0"]
+    for module, option in (("xdist", "-n0"), ("pytest_timeout", "--timeout=0")):
+        if importlib.util.find_spec(module) is not None:
+            options.append(option)
+    return options
+
+
+def _run(command: Sequence[str], output: IO[bytes]) -> None:
+    """Run pytest to its end; a signal that ends this process ends it first, through its cleanups."""
+    # The summary of the step is the caller's to write, from --markdown.
+    hidden = {"GITHUB_STEP_SUMMARY"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        env=environment,
+        process_group=0,  # it gets one signal, from here
+    ) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_CLEANUP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+def _last_error(output: str) -> str:
+    """Return why pytest did not run."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match("(ERROR|INTERNALERROR|[a-z]+: error)", line)]
+    found = (errors or lines)[-1:]
+    return f"pytest: {found[0].removeprefix('ERROR: ')}" if found else "pytest did not run"
+
+
+def _why_nothing(comparison: Comparison, collected: int) -> str:
+    problems = [f"{result.name}: {result.problem}" for result in comparison.results]
+    problems += [f"{test}: {words}" for test, words in comparison.broken.items()]
+    reasons = {result.problem for result in comparison.results} | set(comparison.broken.values())
+    if len(reasons) == 1:  # a revision that cannot be used fails every test alike
+        return f"nothing could be compared: {reasons.pop()}"
+    if not problems and not collected:
+        return "nothing could be compared: no test that was collected uses latency_gate"
+    return f"nothing could be compared: {'; '.join(problems) or 'no gate was reached'}"

@@ -1,143 +1,127 @@
-"""The Python that a revision runs on: this one, unless the revision declares dependencies that it lacks.
+"""The Python that a revision runs on: the running one, or an environment laid over it.
 
-What it declares is in ``pyproject.toml`` (``requires-python`` and ``dependencies``) and, where there is
-one, in ``constraints.txt``; of the latter, only pins of packages that the dependencies bring count, so
-that a newer linter builds nothing.
+A layer is needed where the revision depends on what is not installed, and where the environment itself leads to the
+work tree (an editable install), because that would serve whichever revision runs there.
 """
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
+import json
 import sys
-import sysconfig
-import tomllib
 import venv
-from collections.abc import Iterable
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
-
+from perfsuite.compare import installers
+from perfsuite.compare.imports import Survey
+from perfsuite.compare.installers import Installer
+from perfsuite.compare.projects import installable, read_project, table
 from perfsuite.errors import UsageError
 
-_INSTALL_TIMEOUT_S = 1800.0
+CONSTRAINTS = "constraints.txt"
+REQUIREMENTS = "requirements.txt"
+
+_BENEATH = """\
+\"\"\"Adds the environment beneath this one, less what leads from there to a work tree.\"\"\"
+
+import json
+import site
+import sys
+
+_CONTENT = json.loads({content!r})
+for _folder in _CONTENT["sites"]:
+    site.addsitedir(_folder)
+sys.path[:] = [entry for entry in sys.path if entry not in _CONTENT["path"]]
+for _hooks in (sys.meta_path, sys.path_hooks):
+    _hooks[:] = [one for one in _hooks if getattr(one, "__module__", None) not in _CONTENT["finders"]]
+sys.path_importer_cache.clear()
+"""
 
 
-@dataclass(frozen=True)
-class Declared:
-    """The dependencies of a tree: requirements as they are written, and pins by canonical name."""
+def declared(tree: Path, projects: Sequence[Path]) -> Mapping[str, Any]:
+    """Return all that says what the projects of a tree depend on, to be compared with another tree's.
 
-    python: str
-    requirements: frozenset[str]
-    pins: dict[str, str]
-
-    def same_as(self, other: Declared) -> bool:
-        """Whether both may run on one environment: equal requirements, equal pins of what these bring."""
-        if (self.python, self.requirements) != (other.python, other.requirements):
-            return False
-        brought = {requirement.name for requirement in _closure(self.requirements)}
-        differing = {
-            name
-            for name in self.pins.keys() | other.pins.keys()
-            if self.pins.get(name) != other.pins.get(name)
+    Raises:
+        UsageError: if a ``pyproject.toml`` is damaged.
+    """
+    found: dict[str, Any] = {CONSTRAINTS: _text(tree / CONSTRAINTS)}
+    for project in projects:
+        folder = tree / project
+        content = read_project(folder)
+        told = table(content, "project")
+        found[str(project)] = {
+            "python": told.get("requires-python"),
+            "dependencies": told.get("dependencies"),
+            "poetry": table(content, "tool", "poetry", "dependencies"),
+            "setup.py": _text(folder / "setup.py"),
+            "setup.cfg": _text(folder / "setup.cfg"),
+            "dynamic": {
+                name: _text(folder / name)
+                for name in _files(table(content, "tool", "setuptools", "dynamic"))
+            },
         }
-        return not differing & brought
-
-    def satisfied(self) -> bool:
-        """Whether what is installed here is what this tree declares."""
-        for requirement in _closure(self.requirements):
-            pinned = Requirement(self.pins.get(requirement.name, requirement.name))
-            try:
-                version = metadata.version(requirement.name)
-            except metadata.PackageNotFoundError:
-                return False
-            for wanted in (requirement.specifier, pinned.specifier):
-                if not wanted.contains(version, prereleases=True):
-                    return False
-        return True
-
-
-def declared(tree: Path) -> Declared:
-    """Read what the tree at ``tree`` declares.
-
-    Raises:
-        UsageError: naming the file that is missing or damaged.
-    """
-    path = tree / "pyproject.toml"
-    try:
-        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-        python = str(project.get("requires-python", ""))
-        requirements = frozenset(str(Requirement(text)) for text in project.get("dependencies", []))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidRequirement) as error:
-        raise UsageError(f"{path.name} of {tree.name}: cannot be read: {error}") from error
-    pins: dict[str, str] = {}
-    if (tree / "constraints.txt").is_file():
-        for line in (tree / "constraints.txt").read_text(encoding="utf-8").splitlines():
-            text = line.partition("#")[0].strip()
-            if text:
-                requirement = _requirement(text)
-                pins[canonicalize_name(requirement.name)] = str(requirement)
-    return Declared(python, requirements, pins)
-
-
-def build(tree: Path, folder: Path) -> Path:
-    """Make an environment for the tree at ``tree`` in ``folder``, and return its interpreter.
-
-    It is laid over the running one: only what this one lacks, or has in another version, is installed.
-
-    Raises:
-        UsageError: if the tree wants another Python, or pip cannot install what it declares.
-    """
-    wanted = declared(tree)
-    running = ".".join(map(str, sys.version_info[:3]))
-    if not SpecifierSet(wanted.python).contains(running, prereleases=True):
-        raise UsageError(f"BASE needs Python {wanted.python}, and this is {running}")
-    venv.create(folder)
-    python = folder / "bin" / "python"
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    beneath = folder / "lib" / version / "site-packages" / "beneath.pth"
-    beneath.write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    command += sorted(wanted.requirements)
-    if wanted.pins:
-        command += ["--constraint", str(tree / "constraints.txt")]
-    try:
-        subprocess.run(
-            command, check=True, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S
-        )
-    except subprocess.CalledProcessError as error:
-        words = error.stderr.strip().rpartition("\n")[2] or "pip failed"
-        raise UsageError(f"BASE's dependencies cannot be installed: {words}") from error
-    except subprocess.TimeoutExpired as error:
-        raise UsageError("BASE's dependencies cannot be installed: pip took too long") from error
-    return python
-
-
-def _requirement(text: str) -> Requirement:
-    try:
-        return Requirement(text)
-    except InvalidRequirement as error:
-        raise UsageError(f"constraints.txt: {text}: {error}") from error
-
-
-def _closure(requirements: Iterable[str]) -> list[Requirement]:
-    """Return all that the requirements bring, as far as it is installed here; names are canonical."""
-    found: list[Requirement] = []
-    seen: set[str] = set()
-    pending = [Requirement(text) for text in requirements]
-    while pending:
-        requirement = pending.pop()
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        requirement.name = canonicalize_name(requirement.name)
-        found.append(requirement)
-        if requirement.name in seen:
-            continue
-        seen.add(requirement.name)
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            pending += map(Requirement, metadata.requires(requirement.name) or [])
+    if not projects:
+        found[REQUIREMENTS] = _text(tree / REQUIREMENTS)
     return found
+
+
+def missing(tree: Path, projects: Sequence[Path], installer: Installer) -> list[str]:
+    """Return the requirements that a tree's projects lack in the running environment, with their versions.
+
+    Raises:
+        UsageError: if the tree wants another Python, or what it depends on cannot be found.
+    """
+    constraints: Path | None = tree / CONSTRAINTS
+    if not (tree / CONSTRAINTS).is_file():
+        constraints = None
+    folders = [tree / project for project in projects if installable(tree / project)]
+    if folders:
+        return installers.missing(installer, folders, constraints)
+    requirements = tree / REQUIREMENTS
+    if requirements.is_file():
+        return installer.missing(["-r", str(requirements)], constraints)
+    return []
+
+
+def layer(folder: Path, survey: Survey, import_roots: Sequence[Path]) -> Path:
+    """Lay an environment in ``folder`` over the running one, and return its interpreter.
+
+    What leads from the running one to the work tree is left out, unless it is one of ``import_roots``.
+
+    Raises:
+        UsageError: if it cannot be made.
+    """
+    try:
+        venv.create(folder, symlinks=True)
+    except OSError as error:
+        raise UsageError(f"an environment cannot be made in {folder}: {error.strerror}") from error
+    content = {
+        "sites": survey.sites,
+        "path": [entry for entry in survey.hidden_path if Path(entry) not in import_roots],
+        "finders": survey.hidden_finders,
+    }
+    site = packages(folder)
+    (site / "_perfsuite_beneath.py").write_text(
+        _BENEATH.format(content=json.dumps(content)), encoding="utf-8"
+    )
+    (site / "_perfsuite_beneath.pth").write_text("import _perfsuite_beneath\n", encoding="utf-8")
+    return folder / "bin" / "python"
+
+
+def packages(folder: Path) -> Path:
+    """Return the folder of installed packages of the environment in ``folder``."""
+    return folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _files(dynamic: Mapping[str, Any]) -> list[str]:
+    """Return the files that setuptools reads dependencies from."""
+    named = table(dynamic, "dependencies").get("file", [])
+    return [named] if isinstance(named, str) else [str(one) for one in named]

@@ -15,7 +15,7 @@ from typing import Any
 
 from perfsuite.conversation import claim_stdout, send_line
 from perfsuite.forked.driver import pin, prompt, serve
-from perfsuite.unsplit import DTYPES, load_unsplit, timed_forward
+from perfsuite.llama.unsplit import DTYPES, load_unsplit, timed_forward
 from runtime import load_checkpoint
 
 

@@ -21,7 +21,7 @@ from perfsuite.gate.deciding import Judgement, Verdict
 from perfsuite.gate.looks import decide
 from perfsuite.gate.pairing import Open, Pairing, Replicate, run_all
 from perfsuite.gate.speed import Sample
-from perfsuite.residuals import Moved, moved_constant
+from perfsuite.llama.residuals import Moved, moved_constant
 
 RECORDED_BATCHES = 2  # a baseline is made from as many times the processes of one look
 MOST_BATCHES = 4  # where others use the machine meanwhile

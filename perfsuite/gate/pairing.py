@@ -21,7 +21,7 @@ from math import log, nan
 from statistics import median
 
 from perfsuite.gate.disturbance import DISTURBED_SHARE, Watch
-from perfsuite.measuring import collector_paused
+from perfsuite.llama.measuring import collector_paused
 
 RUNS = 3  # that count, per block
 ROUNDS = 10  # kept, per process

@@ -22,7 +22,6 @@ def add_parser(commands: Any) -> None:
     """Declare ``history`` and its options."""
     parser = commands.add_parser(
         "history",
-        help="show how latency went over the stored runs, and where it changed",
         description="Read the runs that pytest-benchmark stored (pytest perfsuite "
         "--benchmark-autosave) and show the trend of each subject on each machine, with the changes "
         "of level and the commits between which they lie. A change never fails this command.",

@@ -10,8 +10,8 @@ from rich.text import Text
 from perfsuite.charts import units
 from perfsuite.history.explaining import Explained, Story
 from perfsuite.history.series import RATIO, by_place
-from perfsuite.table import WIDTH
 
+WIDTH = 100  # columns, at most
 CELLS = 30
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-~=+*#"

@@ -21,7 +21,6 @@ def add_parser(commands: Any) -> None:
     """Declare ``report`` and its options."""
     parser = commands.add_parser(
         "report",
-        help="make one self-contained HTML page from results",
         description="Make one HTML file, readable anywhere and without a network, from the results "
         "of the other commands. Each input is optional; a missing one leaves its section out.",
     )

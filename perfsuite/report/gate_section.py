@@ -7,8 +7,7 @@ from perfsuite.charts.intervals import IntervalRow, intervals
 from perfsuite.charts.markup import Markup
 from perfsuite.report import parts
 from perfsuite.report.inputs import GateReport, Subject
-from perfsuite.report.parts import Table
-from perfsuite.table import MISSING
+from perfsuite.report.parts import MISSING, Table
 
 _STYLES = {"regression": "bad", "pass": "good", "inconclusive": "unsure", "improved": "better"}
 _COMMAND = "pytest perfsuite/test_latency.py --perf-report gate.json"

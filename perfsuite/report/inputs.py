@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perfsuite.fields import Field, read_json
-from perfsuite.results import PHASES, Interval, Latency
+from perfsuite.llama.results import PHASES, Interval, Latency
 
 
 @dataclass(frozen=True)
 class LadderStage:
-    """A stage's row; seconds, bytes, and ratios as in ``perfsuite.results.StageRow``."""
+    """A stage's row; seconds, bytes, and ratios as in ``perfsuite.llama.results.StageRow``."""
 
     name: str
     latency: Latency

@@ -7,12 +7,12 @@ from perfsuite.charts.drawing import Entry
 from perfsuite.charts.intervals import IntervalRow, intervals
 from perfsuite.charts.markup import Markup
 from perfsuite.charts.stacked_bars import StackedRow, stacked_bars
+from perfsuite.llama.results import PHASES, Latency
+from perfsuite.llama.rows import unsplit_name
+from perfsuite.llama.table import format_bytes, format_latency, format_ratio
 from perfsuite.report import parts
 from perfsuite.report.inputs import Ladder, LadderStage
-from perfsuite.report.parts import Table
-from perfsuite.results import PHASES, Latency
-from perfsuite.rows import unsplit_name
-from perfsuite.table import MISSING, format_bytes, format_latency, format_ratio
+from perfsuite.report.parts import MISSING, Table
 
 _COMMAND = "perfsuite ladder --json ladder.json"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from perfsuite.llama.results import PHASES
 from perfsuite.report.inputs import Ladder
 from perfsuite.report.ladder_section import heading, ladder_table
-from perfsuite.results import PHASES
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~<>@&])")
 _BREAKS = re.compile(r"\s+")

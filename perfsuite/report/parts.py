@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from perfsuite.charts.markup import Markup, element, join
 
+MISSING = "-"  # a figure that is not known
+
 
 @dataclass(frozen=True)
 class Table:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from perfsuite.forecast import FORECAST
-from perfsuite.results import PHASES, LadderResult, Latency, StageRow, UnsplitRow
+from perfsuite.llama.forecast import FORECAST
+from perfsuite.llama.results import PHASES, LadderResult, Latency, StageRow, UnsplitRow
 
 Build = Callable[..., LadderResult]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from perfsuite import ladder
 from perfsuite.__main__ import main
+from perfsuite.llama import ladder
 from runtime import SplitError, load_checkpoint
 
 

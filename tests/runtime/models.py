@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from perfsuite.prompts import passage
+from perfsuite.llama.prompts import passage
 from runtime import SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.random_weights import write_random_checkpoint

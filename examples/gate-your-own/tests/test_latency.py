@@ -5,7 +5,7 @@ import zlib
 
 from parcel import pack, unpack
 
-from perfsuite.plugin import LatencyGate
+from perfsuite.latency_gate import LatencyGate
 
 _WORDS = random.Random(0).choices(
     ["gate", "latency", "merge", "parcel", "pytest", "round"], k=50_000

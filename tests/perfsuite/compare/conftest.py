@@ -1,76 +1,20 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+import sysconfig
+import textwrap
+import venv
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-
 Git = Callable[..., str]
-MakeTree = Callable[[str], Path]
-
-# As much of a runtime as the interface demands, and of torch, which would take seconds to import. A
-# forward takes DELAY seconds on the device.
-STAND_IN = {
-    "torch.py": """
-class Generator:
-    def manual_seed(self, seed):
-        return self
-
-
-def randint(high, shape, generator):
-    return [0] * shape[1]
-
-
-def set_num_threads(threads):
-    pass
-""",
-    "runtime/__init__.py": """
-import time
-from contextlib import contextmanager
-from types import SimpleNamespace
-
-DELAY = {"fused": 0.001, "bf16": 0.001}
-STAGES = {name: SimpleNamespace(transport="shared-memory") for name in DELAY}
-
-
-def load_checkpoint(source):
-    return source
-
-
-class SplitLlama:
-    config = SimpleNamespace(vocab_size=8)
-
-    def __init__(self, stage):
-        self.stage = stage
-
-    @classmethod
-    @contextmanager
-    def launch(cls, checkpoint, stage, device, *, endpoint):
-        yield cls(stage)
-
-    def forward(self, ids):
-        time.sleep(DELAY[self.stage])
-
-    @property
-    def last_trace(self):
-        seconds = {"rpc_count": 1, "device_s": DELAY[self.stage], "transport_s": 1e-4, "total_s": 1.0}
-        return SimpleNamespace(totals=lambda: seconds)
-""",
-    "runtime/worker.py": """
-import time
-from pathlib import Path
-
-
-def main(arguments):
-    address = arguments[arguments.index("--endpoint") + 1].removeprefix("unix://")
-    Path(address).touch()
-    time.sleep(1000)
-""",
-}
+MakeRepository = Callable[..., Path]
+MakeWheel = Callable[[str, str], Path]
+Write = Callable[[Path, Mapping[str, str]], None]
 
 
 @pytest.fixture(scope="session")
@@ -86,45 +30,81 @@ def git() -> Git:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> MakeTree:
-    """Makes a tree with a stand-in for the runtime, of the given name, in a folder of its own."""
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go, so that a test can see what is left of them."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return folder
 
-    def make(name: str) -> Path:
-        folder = tmp_path / name
-        (folder / "runtime").mkdir(parents=True)
-        for file, text in STAND_IN.items():
-            (folder / file).write_text(text)
-        (folder / "pyproject.toml").write_text('[project]\ndependencies = ["torch"]\n')
-        return folder
+
+@pytest.fixture
+def repository(tmp_path: Path, git: Git, write: Write) -> MakeRepository:
+    """Makes a repository of commits: each a mapping of files to their texts, which it changes."""
+
+    def make(*commits: Mapping[str, str]) -> Path:
+        root = (tmp_path / "repository").resolve()
+        root.mkdir()
+        git(root, "init", "--quiet", "--initial-branch=main")
+        for number, files in enumerate(commits):
+            write(root, files)
+            git(root, "add", ".")
+            git(root, "commit", "--quiet", "--allow-empty", "-m", f"commit {number}")
+        return root
 
     return make
 
 
-@pytest.fixture
-def committed(stand_in: MakeTree, git: Git) -> Path:
-    """A repository with one commit, the stand-in."""
-    folder = stand_in("repository")
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "-m", "stand-in")
-    return folder
+@pytest.fixture(scope="session")
+def write() -> Write:
+    """Writes files into a folder, their texts without the indentation that they have in a test."""
+
+    def write(root: Path, files: Mapping[str, str]) -> None:
+        for name, text in files.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text))
+
+    return write
 
 
 @pytest.fixture
-def real(tmp_path: Path, git: Git) -> Path:
-    """A repository whose HEAD~1 is this runtime, and whose HEAD computes twice as long on the device."""
-    folder = tmp_path / "repository"
-    shutil.copytree(ROOT / "runtime", folder / "runtime")
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, folder)
-    (folder / ".gitignore").write_text("__pycache__/\n")
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "-m", "base")
-    service = folder / "runtime" / "service.py"
-    call = "        self._device.run(request.call, inputs, outputs)\n"
-    text = service.read_text()
-    assert text.count(call) == 1
-    service.write_text(text.replace(call, call * 2))
-    git(folder, "commit", "--quiet", "-a", "-m", "slower")
-    return folder
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of installed packages of the running environment: a new one, above the tests' own.
+
+    Of the latter, code in ``.pth`` files is not run, so that nothing leads to this repository.
+    """
+    folder = tmp_path / "environment"
+    venv.create(folder, symlinks=True)
+    monkeypatch.setattr(sys, "executable", str(folder / "bin" / "python"))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = folder / "lib" / version / "site-packages"
+    (packages / "zz_beneath.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return packages
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeWheel:
+    """Makes wheels of the package ``name`` whose VERSION is ``version``, which pip then finds, and no others."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+    def make(name: str, version: str) -> Path:
+        path = folder / f"{name}-{version}-py3-none-any.whl"
+        info = f"{name}-{version}.dist-info"
+        files = {
+            f"{name}.py": f"VERSION = '{version}'\n",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+        with zipfile.ZipFile(path, "w") as archive:
+            for file, text in {**files, f"{info}/RECORD": record}.items():
+                archive.writestr(file, text)
+        return path
+
+    return make

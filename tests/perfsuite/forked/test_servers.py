@@ -19,7 +19,7 @@ from perfsuite.forked.servers import (
     start_driver,
     start_unsplit,
 )
-from perfsuite.results import PHASES
+from perfsuite.llama.results import PHASES
 
 TREE = Path(runtime.__file__).resolve().parents[1]
 WORKLOAD = Workload("tiny", 16, "cpu", 1).options

@@ -19,8 +19,7 @@ from perfsuite.history.explaining import explain
 from perfsuite.history.rates import noise
 from perfsuite.history.series import gather
 from perfsuite.history.store import read
-from perfsuite.history.trend import print_history, sparkline
-from perfsuite.table import WIDTH
+from perfsuite.history.trend import WIDTH, print_history, sparkline
 
 WriteRuns = Callable[..., list[str]]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from perfsuite.__main__ import main
-from perfsuite.results import LadderResult
+from perfsuite.llama.results import LadderResult
 
 Build = Callable[..., LadderResult]
 MakePage = Callable[..., str]

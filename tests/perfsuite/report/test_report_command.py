@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from perfsuite.__main__ import main
+from perfsuite.llama.results import LadderResult
 from perfsuite.report.inputs import read_gate, read_ladder
 from perfsuite.report.markdown import escape, ladder_markdown
-from perfsuite.results import LadderResult
 
 Build = Callable[..., LadderResult]
 

@@ -1,0 +1,261 @@
+"""Where a run's benchmarks are measured: pools of processes by test file, baselines by ini file, or two revisions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perfsuite import pairs, targets
+from perfsuite.benchmark_code import code_hash
+from perfsuite.errors import BenchmarkError
+from perfsuite.gate import gate
+from perfsuite.gate.baselines import Baselines
+from perfsuite.gate.gate import Case, Gate, Rules
+from perfsuite.gate.outcome import Outcome, Status
+from perfsuite.locating import baselines_file
+from perfsuite.machine import fingerprint
+from perfsuite.processes.benchmark import Benchmark
+from perfsuite.processes.forkserver import MissingTest
+from perfsuite.processes.pool import Pool
+from perfsuite.processes.references import OWN, REFERENCES
+from perfsuite.settings import IMPROVED, RECORD, Settings
+
+_FINGERPRINT = ("cpu", "cpu_model", "python", "threads")
+_OF_TORCH = ("torch", "cuda", "gpu", "driver")
+
+
+class Bench:
+    """All that is measured with; ``close`` ends every process and removes what they left."""
+
+    def __init__(
+        self, config: pytest.Config, settings: Settings, tests: Sequence[pytest.Item]
+    ) -> None:
+        """``tests`` are those of the run that have a gate."""
+        self._config, self._settings = config, settings
+        self._files = sorted({Path(item.path) for item in tests})
+        self._rules = Rules(
+            processes=settings.processes,
+            looks=settings.looks,
+            time_limit_s=settings.time_limit_s,
+            subjects=max(1, len(tests)),
+            seed=int.from_bytes(os.urandom(4)),
+        )
+        self._resources = ExitStack()
+        self._pools: dict[tuple[Path, bool], tuple[Pool, ...]] = {}
+        self._gates: dict[Path, Gate] = {}
+        self._scratch: Path | None = None
+        self._trees: Sequence[Any] = ()
+
+    @property
+    def machine(self) -> Mapping[str, Any]:
+        """What this machine is, as far as latencies hang on it."""
+        return fingerprint(self._settings.threads)
+
+    @property
+    def titles(self) -> list[str] | None:
+        """How head and base of a comparison are called."""
+        return [tree.title for tree in self._trees] or None
+
+    def check(
+        self,
+        item: pytest.Item,
+        benchmark: Benchmark,
+        delays: Mapping[str, float],
+        progress: Callable[[int], None],
+    ) -> Outcome:
+        """Measure and judge, or record."""
+        file = Path(item.path)
+        fork = self._settings.fork if benchmark.fork is None else benchmark.fork
+        case = self._case(item, benchmark)
+        cpu = shared_processor(self._settings.threads)
+        pools = self._pools_of(file, fork)
+        if self._settings.against is not None:
+            return self._compare(case, pools, cpu, delays, progress)
+        (pool,) = pools
+        opened = pairs.within(pool, case.node, case.name, cpu=cpu, delays=delays)
+        subject_gate = self._gate(item)
+        update = self._settings.update
+        if update in (None, IMPROVED):
+            outcome = subject_gate.check(case, opened, pool.renew, progress)
+            if update != IMPROVED or outcome.status is not Status.IMPROVED:
+                return outcome
+        return subject_gate.record(case, opened, progress, extend=update not in (RECORD, IMPROVED))
+
+    def unused(self, names: set[str]) -> list[str]:
+        """Return the stored names of this machine that are not among ``names``."""
+        machine = self._fingerprint()
+        return sorted(
+            {
+                entry.name
+                for one in self._gates.values()
+                for entry in one.baselines.entries
+                if dict(entry.machine) == machine and entry.name not in names
+            }
+        )
+
+    def close(self) -> None:
+        """End all; may be called twice."""
+        for pools in self._pools.values():
+            for pool in pools:
+                pool.close()
+        self._pools = {}
+        self._resources.close()
+
+    def _case(self, item: pytest.Item, benchmark: Benchmark) -> Case:
+        own = benchmark.reference is not None
+        return Case(
+            name=benchmark.name,
+            node=item.nodeid,
+            machine=self._fingerprint(),
+            references=[OWN] if own else list(REFERENCES),
+            workload=benchmark.workload,
+            code=_code(item, benchmark),
+            margin=self._settings.margin if benchmark.margin is None else benchmark.margin,
+            max_s=benchmark.max_s,
+            quantile=benchmark.quantile,
+            memory=benchmark.memory,
+            throughput=benchmark.throughput,
+        )
+
+    def _compare(
+        self,
+        case: Case,
+        pools: Sequence[Pool],
+        cpu: int | None,
+        delays: Mapping[str, float],
+        progress: Callable[[int], None],
+    ) -> Outcome:
+        head, base = pools
+        titles = [tree.title for tree in self._trees]
+        opened = pairs.between(
+            head, base, (case.node, case.node), case.name, cpu=cpu, delays=delays
+        )
+
+        def renew() -> None:
+            head.renew()
+            base.renew()
+
+        try:
+            return gate.compare(case, opened, self._rules, renew, progress)
+        except MissingTest as error:
+            one = titles[0] if str(error).startswith(titles[1]) else titles[1]
+            return Outcome(case.name, case.node, Status.ONE_SIDED, f"only {one} has it")
+        except BenchmarkError as error:
+            # What BASE cannot run is said, and no fault of head's.
+            if not str(error).startswith(titles[1]):
+                raise
+            return Outcome(case.name, case.node, Status.ONE_SIDED, str(error))
+
+    def _pools_of(self, file: Path, fork: bool) -> tuple[Pool, ...]:
+        key = (file, fork)
+        if key not in self._pools:
+            scratch = self._folder()
+            if self._settings.against is None:
+                wanted = [targets.target(self._config, file, self._settings, fork=fork)]
+            else:
+                wanted = self._sides(file, fork)
+            # Whose tests are done: their servers' memory is given back.
+            for other in [other for other in self._pools if other[0] != file]:
+                for pool in self._pools.pop(other):
+                    pool.close()
+            self._pools[key] = tuple(
+                Pool(
+                    one,
+                    scratch,
+                    servers=self._settings.servers,
+                    at_once=self._settings.processes,
+                )
+                for one in wanted
+            )
+        return self._pools[key]
+
+    def _sides(self, file: Path, fork: bool) -> list[Any]:
+        if not self._trees:
+            from perfsuite.compare.trees import prepare
+
+            self._trees = self._resources.enter_context(
+                prepare(
+                    self._config.rootpath,
+                    base=str(self._settings.against),
+                    head=self._settings.head,
+                    tests_from=self._settings.tests_from,
+                    files=self._files,
+                    scratch=self._folder(),
+                    path=targets.START_PATH,
+                )
+            )
+        return [
+            targets.target(
+                self._config,
+                file,
+                self._settings,
+                title=tree.title,
+                fork=fork,
+                root=tree.folder,
+                python=tree.python,
+                import_roots=tree.import_roots,
+            )
+            for tree in self._trees
+        ]
+
+    def _gate(self, item: pytest.Item) -> Gate:
+        path = self._settings.baselines
+        if path is None:
+            path = baselines_file(Path(item.path), self._config)
+        if path not in self._gates:
+            self._gates[path] = Gate(Baselines.read(path), self._rules)
+        return self._gates[path]
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return the part of the machine's description that must be equal for a baseline to count."""
+        names = [*_FINGERPRINT, *(_OF_TORCH if "torch" in sys.modules else ())]
+        machine = self.machine
+        return {name: machine[name] for name in names}
+
+    def _folder(self) -> Path:
+        if self._scratch is None:
+            scratch = Path(tempfile.mkdtemp(prefix="perfsuite-"))
+            self._resources.callback(shutil.rmtree, scratch, ignore_errors=True)
+            self._scratch = scratch
+        return self._scratch
+
+
+def shared_processor(threads: int) -> int | None:
+    """Return the processor on which everything runs in turn, None where one thread is not enough.
+
+    The sides wait for each other, so that another processor gains them nothing, and it may be slowed by
+    another neighbour. Measured, processes differ half as much from each other in this way.
+    """
+    return max(os.sched_getaffinity(0)) if threads == 1 else None
+
+
+def _code(item: pytest.Item, benchmark: Benchmark) -> str:
+    function = getattr(item, "function", None)
+    if function is None:
+        return ""
+    used = [benchmark.reference, *_fixtures(item)]
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return code_hash(function, [one for one in used if one is not None], params=params)
+
+
+def _fixtures(item: pytest.Item) -> list[object]:
+    """Return the functions of the fixtures that the test asks for and that its own project defines."""
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None:
+        return []
+    root = item.config.rootpath
+    found = []
+    for name in sorted(info.name2fixturedefs):
+        for definition in info.name2fixturedefs[name]:
+            file = getattr(getattr(definition.func, "__code__", None), "co_filename", "")
+            if Path(file).is_relative_to(root) and "site-packages" not in Path(file).parts:
+                found.append(definition.func)
+    return found

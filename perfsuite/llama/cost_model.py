@@ -1,0 +1,183 @@
+"""What a forward pass takes, predicted from a model's configuration, a stage, and a machine's constants.
+
+total = sum over calls of serialize + transport + device + deserialize, plus trusted compute.
+
+Pure functions. The constants come from micro-measurements of single calls and single operations
+(``perfsuite/diagnosis``); no forward pass, and no total of one, is ever among them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from perfsuite.llama.machine_constants import MachineConstants
+from perfsuite.llama.results import PHASES
+from perfsuite.llama.workload import Operation, memory_of, operations
+from runtime.checkpoints import ModelConfig
+from runtime.stages import Stage
+from runtime.traffic import CallTraffic, end_calls, layer_calls
+
+ROAD_OF: Mapping[str, str] = MappingProxyType(
+    {"zmq-msgpack": "zmq-ipc", "shared-memory": "shared-memory"}
+)
+"""The road that a transport takes to a worker on the same machine."""
+
+BOUNDS = ("compute", "memory", "transport", "per-call", "trusted")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A device by its published peaks: FLOP/s by element type, bytes/s of its memory and of its host link."""
+
+    name: str
+    title: str
+    flops: Mapping[str, float]
+    memory_bandwidth: float
+    host_bandwidth: float
+    memory_bytes: float
+    source: str
+
+    def seconds(self, operation: Operation) -> tuple[float, str]:
+        """Return the least seconds of one time of ``operation``, and its bound (roofline model).
+
+        Source: Williams, Waterman, Patterson, Roofline, 2009.
+        """
+        compute = operation.flops / self.flops[operation.dtype]
+        memory = operation.bytes / self.memory_bandwidth
+        return max((compute, "compute"), (memory, "memory"))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A stage's seconds: by phase, by what bounds them, and the device's by RPC operation and by kind."""
+
+    stage: str
+    phases: Mapping[str, float]
+    bounds: Mapping[str, float]
+    device_by_call: Mapping[str, float]
+    by_kind: Mapping[tuple[str, str], float]
+    rpc_count: int
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole forward pass."""
+        return sum(self.phases.values())
+
+    @property
+    def bound(self) -> str:
+        """What most of the time is spent on."""
+        return max(self.bounds, key=self.bounds.__getitem__)
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What a projection changes: another road, a named device, the number of calls. None leaves it."""
+
+    road: str | None = None
+    accelerator: Accelerator | None = None
+    rpc_count: int | None = None
+
+
+def _zeros() -> dict[Any, float]:
+    return defaultdict(float)
+
+
+@dataclass
+class _Sums:
+    phases: dict[str, float] = field(default_factory=_zeros)
+    bounds: dict[str, float] = field(default_factory=_zeros)
+    device_by_call: dict[str, float] = field(default_factory=_zeros)
+    by_kind: dict[tuple[str, str], float] = field(default_factory=_zeros)
+    empty_calls: dict[str, float] = field(default_factory=_zeros)  # by phase
+
+
+def predict(
+    config: ModelConfig,
+    stage: Stage,
+    tokens: int,
+    constants: MachineConstants,
+    assumed: Assumptions | None = None,
+) -> Prediction:
+    """Predict a forward pass of ``stage`` over one prompt of ``tokens`` tokens.
+
+    Raises:
+        KeyError: for a road or an operation without a constant.
+    """
+    assumed = assumed or Assumptions()
+    road_name = assumed.road or ROAD_OF[stage.transport]
+    sums = _Sums()
+    for operation in operations(config, stage, tokens, memory_of(road_name)):
+        _add_operation(sums, operation, constants, assumed.accelerator)
+    calls = (
+        *end_calls(config, stage, tokens),
+        *layer_calls(config, stage, tokens) * config.num_layers,
+    )
+    for call in calls:
+        _add_call(sums, call, constants, road_name, assumed)
+    count = assumed.rpc_count or len(calls)
+    if count != len(calls):
+        _recount(sums, count / len(calls))
+    return Prediction(
+        stage.name,
+        {phase: sums.phases[phase] for phase in PHASES},
+        {bound: sums.bounds[bound] for bound in BOUNDS},
+        dict(sums.device_by_call),
+        dict(sums.by_kind),
+        count,
+    )
+
+
+def _add_operation(
+    sums: _Sums,
+    operation: Operation,
+    constants: MachineConstants,
+    accelerator: Accelerator | None,
+) -> None:
+    if operation.side == "trusted":
+        once, bound = constants.seconds(operation), "trusted"
+    elif accelerator is not None:
+        once, bound = accelerator.seconds(operation)
+    else:
+        once = constants.seconds(operation)
+        compute = operation.flops / constants.peak_flops(operation.dtype)
+        bound = "compute" if compute > operation.bytes / constants.bandwidth else "memory"
+    seconds = once * operation.times
+    sums.phases[operation.side] += seconds
+    sums.bounds[bound] += seconds
+    sums.by_kind[operation.side, operation.kind] += seconds
+    if operation.side == "device":
+        sums.device_by_call[operation.call] += seconds
+
+
+def _add_call(
+    sums: _Sums,
+    call: CallTraffic,
+    constants: MachineConstants,
+    road_name: str,
+    assumed: Assumptions,
+) -> None:
+    road = constants.roads[road_name]
+    for phase in road.sent:
+        seconds = road.seconds(phase, call)
+        alone = min(seconds, road.per_call_s(phase))
+        sums.phases[phase] += seconds
+        sums.empty_calls[phase] += alone
+        sums.bounds["per-call"] += alone
+        sums.bounds["transport"] += seconds - alone
+    if assumed.accelerator is not None:
+        # What crosses to the worker crosses its host link too.
+        link = (call.bytes_sent + call.bytes_received) / assumed.accelerator.host_bandwidth
+        sums.phases["device"] += link
+        sums.bounds["transport"] += link
+        sums.device_by_call[call.operation] += link
+
+
+def _recount(sums: _Sums, times: float) -> None:
+    """Make ``times`` as many calls as now, which carry the same payload."""
+    for phase, seconds in sums.empty_calls.items():
+        sums.phases[phase] += (times - 1) * seconds
+        sums.bounds["per-call"] += (times - 1) * seconds

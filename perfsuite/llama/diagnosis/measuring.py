@@ -1,0 +1,125 @@
+"""Micro-measurements and forward passes in alternating rounds: a drift of the machine hits both alike.
+
+The two never meet: constants come from a ``Calibration`` alone, and what is predicted from them is compared
+with the forward passes afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import torch
+
+from perfsuite.llama.bursts import Between, Pattern, between_calls, patterns
+from perfsuite.llama.diagnosis.calibrating import Calibration, Findings
+from perfsuite.llama.diagnosis.roads import ROADS
+from perfsuite.llama.diagnosis.sweep import ROWS
+from perfsuite.llama.measuring import SETTLE_S, collector_paused
+from perfsuite.progress import RunProgress
+from runtime import STAGES, SplitLlama
+from runtime.checkpoints import Checkpoint, ModelConfig
+from runtime.stages import Stage
+from runtime.trace import Trace
+
+_LEAST_S = 1.0  # of forward passes per stage and round
+_MOST_FORWARDS = 5
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One forward pass: seconds as its caller sees them, and its trace."""
+
+    seconds: float
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a diagnosis measured: forward passes by stage, and the findings that know nothing of them."""
+
+    forwards: Mapping[str, Sequence[Timed]]
+    kernels: Mapping[str, str]
+    findings: Findings
+
+
+def calibrate(
+    config: ModelConfig,
+    stages: Sequence[Stage],
+    tokens: int,
+    *,
+    threads: int,
+    rounds: int,
+    rows: Sequence[int] = ROWS,
+) -> Findings:
+    """Find out this machine's constants for such models and lengths; nothing is loaded, no forward pass run.
+
+    ``rows`` are the payloads of the sweeps, in KB. Raises SplitError or MeasurementError if a process
+    fails or there is not enough memory.
+    """
+    measured, between = patterns(config, stages, tokens), _between(config, tokens)
+    with closing(Calibration(measured, between, ROADS, threads, rows)) as calibration:
+        for _ in range(rounds):
+            calibration.run_round()
+        return calibration.findings()
+
+
+def measure(
+    checkpoint: Checkpoint,
+    input_ids: torch.Tensor,
+    stages: Sequence[Stage],
+    *,
+    projected: Sequence[Pattern] = (),
+    device: str = "cpu",
+    threads: int,
+    rounds: int,
+    slowdown: Mapping[str, float] | None = None,
+) -> Measured:
+    """Run ``rounds`` of micro-measurements and of forward passes over ``input_ids`` (1, tokens).
+
+    ``projected`` are further operations to be measured; ``slowdown`` makes phases of the forward passes
+    slower, to see it found. Raises SplitError or MeasurementError.
+    """
+    config, tokens = checkpoint.config, input_ids.shape[1]
+    done: dict[str, list[Timed]] = {stage.name: [] for stage in stages}
+    with ExitStack() as stack:
+        progress = stack.enter_context(RunProgress(rounds * (1 + len(stages))))
+        llamas: dict[str, SplitLlama] = {}
+        for stage in stages:
+            progress.say(f"starting {stage.name}")
+            llama = SplitLlama.launch(
+                checkpoint, stage.name, device, threads=threads, slowdown=slowdown
+            )
+            llamas[stage.name] = stack.enter_context(llama)
+        progress.say("starting the micro-measurements")
+        wanted = tuple(dict.fromkeys((*patterns(config, stages, tokens), *projected)))
+        calibration = Calibration(wanted, _between(config, tokens), ROADS, threads)
+        stack.callback(calibration.close)
+        for number in range(rounds):
+            progress.begin_run("micro-measurements", number)
+            calibration.run_round()
+            for name, llama in llamas.items():
+                progress.begin_run(name, number)
+                time.sleep(SETTLE_S)
+                done[name] += _forwards(llama, input_ids)
+        kernels = {name: str(llama.worker_info["kernels"]) for name, llama in llamas.items()}
+        return Measured(done, kernels, calibration.findings())
+
+
+def _between(config: ModelConfig, tokens: int) -> Between:
+    """Return what the sides do between calls where there are most of them."""
+    return between_calls(config, STAGES["shared-memory"], tokens)
+
+
+def _forwards(llama: SplitLlama, input_ids: torch.Tensor) -> list[Timed]:
+    """Time forward passes; one before them, which finds caches as another stage has left them, does not count."""
+    found: list[Timed] = []
+    with collector_paused():
+        llama.forward(input_ids)
+        while len(found) < _MOST_FORWARDS and sum(each.seconds for each in found) < _LEAST_S:
+            started = time.perf_counter()
+            llama.forward(input_ids)
+            found.append(Timed(time.perf_counter() - started, llama.last_trace))
+    return found

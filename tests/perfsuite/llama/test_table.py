@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO, StringIO, TextIOWrapper
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from perfsuite.llama.forecast import FORECAST
+from perfsuite.llama.results import PHASES, LadderResult
+from perfsuite.llama.table import WIDTH, format_bytes, format_latency, format_ratio, print_ladder
+
+Build = Callable[..., LadderResult]
+
+
+def drawn(result: LadderResult) -> str:
+    console = Console(file=StringIO(), markup=False, emoji=False, highlight=False)
+    print_ladder(result, console)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 0.001, 0.37, 0.666, 1, 6.66, 66.6, 6666, 1e6, 1e9])
+def test_no_line_is_wider_than_the_page(build_result: Build, scale: float) -> None:
+    lines = drawn(build_result(scale)).splitlines()
+    assert max(map(cell_len, lines)) <= WIDTH
+    assert lines == [line.rstrip() for line in lines]
+
+
+def test_long_words_are_folded_too(build_result: Build) -> None:
+    result = build_result(model="/" + "m" * 250, prompt="p" * 250)
+    result["stages"][0]["next_token"]["text"] = "\n" * 80
+    result["stages"][1]["worker_sees"] = "w" * 250
+    assert max(map(cell_len, drawn(result).splitlines())) <= WIDTH
+
+
+def test_everything_is_shown(build_result: Build) -> None:
+    text = drawn(build_result())
+    for word in (*FORECAST, *PHASES, "unsplit float32", "unsplit bfloat16", "forecast", "33x"):
+        assert word in text
+    assert "all contenders agree" in text
+    assert "' the'" in text
+    assert "machine:" in text
+
+
+def test_ordinary_figures_stay_on_their_line(build_result: Build) -> None:
+    """What a cell wraps to is read badly: no figure of an ordinary run does."""
+    text = drawn(build_result())
+    assert "1.50 [1.40, 1.70] s " in text
+    assert "0.50 [0.40, 0.60]   182" in text
+
+
+def test_disagreement_is_said(build_result: Build) -> None:
+    assert "NOT" in drawn(build_result(next_token_agrees=False))
+
+
+def test_a_stage_without_a_baseline_or_a_forecast_has_a_dash(build_result: Build) -> None:
+    result = build_result()
+    row = result["stages"][1]
+    row["vs_baseline"] = row["vs_baseline_interval"] = row["forecast_speedup"] = None
+    line = next(line for line in drawn(result).splitlines() if line.startswith("shared-memory"))
+    assert " - " in line
+
+
+def test_a_page_without_unicode_has_bars_too(build_result: Build) -> None:
+    page = TextIOWrapper(BytesIO(), encoding="ascii")
+    print_ladder(build_result(), Console(file=page))
+    page.seek(0)
+    assert "------======######++++++......" in page.read()
+
+
+def test_markup_in_a_token_is_text(build_result: Build) -> None:
+    result = build_result()
+    result["stages"][0]["next_token"]["text"] = "[red]"
+    assert "'[red]'" in drawn(result)
+
+
+def test_a_terminal_narrower_than_the_page_is_respected(build_result: Build) -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=60, color_system=None)
+    print_ladder(build_result(), console)
+    assert isinstance(console.file, StringIO)
+    assert max(map(cell_len, console.file.getvalue().splitlines())) <= 60
+
+
+def test_figures() -> None:
+    assert format_latency({"median": 15.52, "low": 15.1, "high": 15.9}) == "15.5 [15.1, 15.9] s"
+    assert format_latency({"median": 0.432, "low": 0.4, "high": 0.5}) == "432 [400, 500] ms"
+    assert format_ratio(0.6, {"low": 0.58, "high": 0.62}) == "0.60 [0.58, 0.62]"
+    assert format_ratio(33.44, {"low": 32.0, "high": 34.0}, "x") == "33.4x [32.0, 34.0]"
+    assert format_ratio(None, None) == "-"
+    assert [format_bytes(n) for n in (0, 999, 1000, 7_516_192_768)] == [
+        "0 B",
+        "999 B",
+        "1.00 KB",
+        "7.52 GB",
+    ]
