@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from perfsuite import pairs, targets
 from perfsuite.benchmark_code import code_hash
 from perfsuite.errors import BenchmarkError
+from perfsuite.files import check_writable
 from perfsuite.gate import gate
 from perfsuite.gate.baselines import Baselines
 from perfsuite.gate.gate import Case, Gate, Rules
@@ -29,6 +31,7 @@ from perfsuite.processes.references import OWN, REFERENCES
 from perfsuite.settings import IMPROVED, RECORD, Settings
 
 _FINGERPRINT = ("cpu", "cpu_model", "python", "threads")
+_SHARE_OF_TIMEOUT = 0.5  # that is planned; a red verdict is confirmed beyond
 _OF_TORCH = ("torch", "cuda", "gpu", "driver")
 
 
@@ -50,7 +53,7 @@ class Bench:
         )
         self._resources = ExitStack()
         self._pools: dict[tuple[Path, bool], tuple[Pool, ...]] = {}
-        self._gates: dict[Path, Gate] = {}
+        self._baselines: dict[Path, Baselines] = {}
         self._scratch: Path | None = None
         self._trees: Sequence[Any] = ()
 
@@ -77,11 +80,15 @@ class Bench:
         case = self._case(item, benchmark)
         cpu = shared_processor(self._settings.threads)
         pools = self._pools_of(file, fork)
+        rules = replace(self._rules, time_limit_s=self._limit_s(item))
         if self._settings.against is not None:
-            return self._compare(case, pools, cpu, delays, progress)
+            return self._compare(case, pools, rules, cpu, delays, progress)
         (pool,) = pools
         opened = pairs.within(pool, case.node, case.name, cpu=cpu, delays=delays)
-        subject_gate = self._gate(item)
+        baselines = self._baselines_of(item)
+        if self._settings.update is not None:
+            check_writable(baselines.path, option="baselines")
+        subject_gate = Gate(baselines, rules)
         update = self._settings.update
         if update in (None, IMPROVED):
             outcome = subject_gate.check(case, opened, pool.renew, progress)
@@ -95,8 +102,8 @@ class Bench:
         return sorted(
             {
                 entry.name
-                for one in self._gates.values()
-                for entry in one.baselines.entries
+                for one in self._baselines.values()
+                for entry in one.entries
                 if dict(entry.machine) == machine and entry.name not in names
             }
         )
@@ -129,6 +136,7 @@ class Bench:
         self,
         case: Case,
         pools: Sequence[Pool],
+        rules: Rules,
         cpu: int | None,
         delays: Mapping[str, float],
         progress: Callable[[int], None],
@@ -144,7 +152,7 @@ class Bench:
             base.renew()
 
         try:
-            return gate.compare(case, opened, self._rules, renew, progress)
+            return gate.compare(case, opened, rules, renew, progress)
         except MissingTest as error:
             one = titles[0] if str(error).startswith(titles[1]) else titles[1]
             return Outcome(case.name, case.node, Status.ONE_SIDED, f"only {one} has it")
@@ -206,13 +214,28 @@ class Bench:
             for tree in self._trees
         ]
 
-    def _gate(self, item: pytest.Item) -> Gate:
-        path = self._settings.baselines
-        if path is None:
-            path = baselines_file(Path(item.path), self._config)
-        if path not in self._gates:
-            self._gates[path] = Gate(Baselines.read(path), self._rules)
-        return self._gates[path]
+    def _limit_s(self, item: pytest.Item) -> float:
+        """Return the seconds that a benchmark may take: less where pytest-timeout would end the test."""
+        limit_s, config = self._settings.time_limit_s, item.config
+        if not config.pluginmanager.hasplugin("timeout"):
+            return limit_s
+        marker = item.get_closest_marker("timeout")
+        found: Any
+        if marker is not None:
+            found = marker.args[0] if marker.args else marker.kwargs.get("timeout")
+        else:
+            found = getattr(config.option, "timeout", None) or config.getini("timeout")
+        try:
+            timeout_s = float(found)
+        except (TypeError, ValueError):
+            return limit_s
+        return min(limit_s, _SHARE_OF_TIMEOUT * timeout_s) if timeout_s > 0 else limit_s
+
+    def _baselines_of(self, item: pytest.Item) -> Baselines:
+        path = self._settings.baselines or baselines_file(Path(item.path), self._config)
+        if path not in self._baselines:
+            self._baselines[path] = Baselines.read(path)
+        return self._baselines[path]
 
     def _fingerprint(self) -> dict[str, Any]:
         """Return the part of the machine's description that must be equal for a baseline to count."""

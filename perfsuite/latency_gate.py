@@ -108,7 +108,7 @@ class LatencyGate:
             self._names.add(benchmark.name)
             return self._session.gate(self._request, benchmark)
         except PerfsuiteError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     def command(
         self,
@@ -124,7 +124,7 @@ class LatencyGate:
         try:
             return benchmarks.command(arguments, cwd=cwd, env=env)
         except BenchmarkError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     def delays(self, name: str) -> Mapping[str, float]:
         """Return the factors, by phase, that ``--perf-slowdown NAME:PHASE=FACTOR`` asks for.

@@ -5,7 +5,7 @@ Imports nothing that takes long: every start of pytest pays for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -49,12 +49,14 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Mark the reports of tests with a gate, for whichever process reads them."""
-    report: pytest.TestReport = yield  # type: ignore[misc]
+    report = yield
     if "latency_gate" in getattr(item, "fixturenames", ()):
         report.user_properties.append((GATED, True))
-    return report  # type: ignore[return-value]
+    return report
 
 
 @pytest.hookimpl(trylast=True)

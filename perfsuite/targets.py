@@ -14,6 +14,9 @@ import pytest
 from perfsuite.processes.forkserver import Target
 from perfsuite.settings import Settings
 
+_LEAST_TIMEOUT_S = 120.0
+_LIMITS = 4  # time limits that a test's set-up, or one block of calls, may take
+
 # Options that must be there when pytest starts; all others are set once it has read them.
 _EARLY = {
     "xdist": ("-n0",),
@@ -61,6 +64,7 @@ def target(
         environment=environment,
         fork=settings.fork if fork is None else fork,
         threads=settings.threads,
+        timeout_s=max(_LEAST_TIMEOUT_S, _LIMITS * settings.time_limit_s),
     )
 
 

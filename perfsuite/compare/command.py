@@ -161,7 +161,7 @@ def _measure(arguments: argparse.Namespace, theirs: Sequence[str]) -> Comparison
 
 def interpreter() -> list[str]:
     """Return the start of a command that runs this Python, importing from the current folder if this process does."""
-    unsafe = {"", str(Path.cwd())}.intersection(sys.path)
+    unsafe = sys.path[:1] in ([""], [str(Path.cwd())])
     return [sys.executable, *([] if unsafe else ["-P"])]
 
 

@@ -36,12 +36,12 @@ class Failures:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note a file that cannot be collected."""
         if report.failed:
-            self._found[report.nodeid] = _why(report.longreprtext)
+            self._found[report.nodeid] = _why(report)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a test that failed."""
         if report.failed:
-            self._found[report.nodeid] = _why(report.longreprtext)
+            self._found[report.nodeid] = _why(report)
 
     def pytest_sessionfinish(self) -> None:
         """Write them."""
@@ -49,10 +49,14 @@ class Failures:
         self._path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _why(text: str) -> str:
-    """Return the error of a traceback, which pytest marks, else the whole text in one line."""
-    marked = [line[2:].strip() for line in text.splitlines() if line.startswith("E ")]
-    return " ".join(" ".join(marked or text.splitlines()).split())
+def _why(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Return the error that a test failed with, in one line."""
+    crash = getattr(report.longrepr, "reprcrash", None)  # the last of a chain of errors
+    if crash is not None:
+        return " ".join(str(crash.message).removeprefix("Failed: ").split())
+    lines = report.longreprtext.splitlines()
+    marked = [line[2:].strip() for line in lines if line.startswith("E ")]
+    return " ".join(" ".join(marked or lines).split())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -197,16 +197,21 @@ class Comparison:
             for result in compared
             if result.verdict == Status.INCONCLUSIVE
         ]
-        notes += [
-            f"{result.name}: {result.disturbed_rounds} rounds left out: others used the machine"
+        disturbed = [
+            f"{result.name} {result.disturbed_rounds}"
             for result in compared
             if result.disturbed_rounds
         ]
-        if compared:
-            told = ", ".join(
-                f"{result.name} {result.processes} in {result.looks}" for result in compared
-            )
-            notes.append(f"pairs of fresh processes, and looks: {told}")
+        if disturbed:
+            notes.append(f"rounds left out, others used the machine: {', '.join(disturbed)}")
+        counts: dict[str, list[str]] = {}
+        for result in compared:
+            looks = "look" if result.looks == 1 else "looks"
+            count = f"{result.processes} in {result.looks} {looks}"
+            counts.setdefault(count, []).append(result.name)
+        if counts:
+            told = [f"{count} ({', '.join(names)})" for count, names in counts.items()]
+            notes.append(f"pairs of fresh processes: {', '.join(told)}")
         margins = {result.margin for result in compared if result.margin is not None}
         for margin in sorted(margins):
             names = [result.name for result in compared if result.margin == margin]

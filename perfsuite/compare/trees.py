@@ -25,12 +25,9 @@ class Tree:
     title: str
     folder: Path  # the root of its work tree
     python: Path = field(default_factory=lambda: Path(sys.executable))
-    import_roots: tuple[
-        Path, ...
-    ] = ()  # what its processes import from before all else, by PYTHONPATH
-    built: tuple[Path, ...] = field(
-        default=(), repr=False
-    )  # those of them that were installed into
+    # Folders that its processes import from before all else, by PYTHONPATH, and those of them that were built.
+    import_roots: tuple[Path, ...] = ()
+    built: tuple[Path, ...] = field(default=(), repr=False)
 
 
 @contextmanager

@@ -74,7 +74,12 @@ def kernel_weights(current_s: Seconds, stored_s: Seconds) -> Array:
 
 def supported(current_s: Seconds, stored_s: Seconds) -> NDArray[np.bool_]:
     """Return which processes ran at a speed that is stored, (current,)."""
-    return np.asarray(kernel_weights(current_s, stored_s).sum(axis=1) >= SUPPORT)
+    return in_support(kernel_weights(current_s, stored_s))
+
+
+def in_support(weights: Array) -> NDArray[np.bool_]:
+    """Return the same from the weights, (current, stored)."""
+    return np.asarray(weights.sum(axis=1) >= SUPPORT)
 
 
 def slope(values: ArrayLike, log_s: ArrayLike, recordings: NDArray[np.int64]) -> Slope:
@@ -93,14 +98,16 @@ def slope(values: ArrayLike, log_s: ArrayLike, recordings: NDArray[np.int64]) ->
         return Slope(0.0, SLOPE_SD)
     measured = _repeated_medians(y, x)
     rest = y - measured * x
-    rest -= np.median(rest)
+    numbers, place = np.unique(recordings, return_inverse=True)
+    levels = np.array([float(np.median(rest[place == one])) for one in range(len(numbers))])
+    levels -= np.median(rest)
+    rest = rest - np.median(rest) - levels[place]
     sd = _MAD * float(np.median(np.abs(rest)))
     variance = sd**2 / spread / _EFFICIENCY
-    clusters = np.unique(recordings)
-    if clusters.size > 1:
-        capped = np.clip(rest, -3 * sd, 3 * sd)
-        sums = np.array([float((away * capped)[recordings == one].sum()) for one in clusters])
-        correction = clusters.size / (clusters.size - 1)
+    if len(numbers) > 1:
+        off = away * (levels[place] + np.clip(rest, -3 * sd, 3 * sd))
+        sums = np.bincount(place, off)
+        correction = len(numbers) / (len(numbers) - 1)
         variance = max(variance, correction * float(sums @ sums) / spread**2)
     known = SLOPE_SD**2 / (SLOPE_SD**2 + variance)
     return Slope(measured * known, math.sqrt(variance * known))

@@ -1,52 +1,66 @@
 """From samples to a verdict, as pure functions over arrays: how the samples were made is unknown here.
 
-The unit is the process: one log-ratio each, of the subject's time over the reference's. Processes that one
-server forked share its layout of memory and its hash seed; all processes of one recording share the hour in
-which they were measured. So a log-ratio is a sum of a level, and of random effects of its recording, its
-server and itself, and the interval of a change has the variances of all three (a linear mixed model: Searle,
-Casella and McCulloch, Variance Components, 1992), estimated by analysis of variance.
-
-The spread between recordings is the difficult one. A run is one recording, and however many processes it has,
-they share its hour; a baseline that was recorded once says nothing of how hours differ. So the variance
-between recordings starts from a stated prior (``PRIOR_SD``, worth ``PRIOR_WEIGHT`` recordings) that recordings
-replace, and has a t quantile of as few degrees of freedom as it rests on. With one recording only gross
-changes are red; where the processes alone would have said red, the verdict is "extend the baseline".
+Red and improved need an interval beyond the margin that knows the noise of processes, of servers and of hours.
+Where the processes alone would have said red, the verdict is "extend the baseline". A pass knows no hours: it
+says that this hour's processes lie below the margin.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from perfsuite.gate import conditioning
 from perfsuite.gate.boundaries import nominal_levels
-from perfsuite.gate.process import Process
+from perfsuite.gate.mixed_model import (
+    ASSUMED_SD,
+    LEAST_SD,
+    RECORDINGS,
+    Change,
+    Hours,
+    Spread,
+    change_of,
+    hours_of,
+    mean_of,
+    t_quantile,
+    unconditioned,
+)
+from perfsuite.gate.sample import FEWEST, Sample
 from perfsuite.statistics import Estimate
 
-FEWEST = 3  # processes: fewer say nothing of the spread between them
-CONFIDENCE = 0.95  # of the interval that is shown, two-sided
+__all__ = [
+    "FEWEST",
+    "Hours",
+    "Judgement",
+    "Sample",
+    "Verdict",
+    "crept",
+    "judge",
+    "judge_limit",
+    "judge_paired",
+    "location",
+    "measured_margin",
+    "needed_for",
+]
+
+CONFIDENCE = 0.9  # of the interval that is shown, two-sided: every red verdict is surer
 PASS_CONFIDENCE = 0.9  # that a change lies below the margin
-SUITE_ERROR = 0.1  # chance that any red of a suite is wrong where all its subjects lie at the margin
-HOURS_ERROR = 0.03
+SUITE_ERROR = (
+    0.1  # chance that any red of a suite is wrong where all its subjects lie at the margin
+)
+HOURS_ERROR = 0.016  # the same, as far as hours are to blame: nothing that is measured now helps
 FEWEST_SUBJECTS = 4
-TRIM = 0.15  # share of a recording's processes that may be far off at either end
-LEAST_MARGIN = 0.017
-RECORDINGS = 4  # fewer do not say by how much hours differ
-ASSUMED_SD = 0.03  # of the log-ratio between recordings, where they do not say
-LEAST_SD = 0.0017  # the same, where they do
+LEAST_MARGIN = 0.0145
+QUANTILE_CONFIDENCE = 0.95  # that a call lies beyond it
 GROSS = 0.25  # what no change of the machine's speed and no hour explains
+_CREEP_LEVEL = 0.005  # one-sided, of each extension
 _MARGIN_PROCESSES = 36  # of the run that a measured margin is made for
 _RESOLUTION = 2.0  # standard errors of a run within an hour that a measured margin has at least
-_HOURS = 2.5  # standard deviations of hours that it has at least
-
-Array = NDArray[np.float64]
-Integers = NDArray[np.int64]
+_HOURS = 1.75  # standard deviations of hours that it has at least
 
 
 class Verdict(StrEnum):
@@ -70,203 +84,6 @@ class Judgement:
     reason: str
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Processes of one benchmark, all arrays (processes,)."""
-
-    log_ratios: Array
-    reference_s: Array
-    servers: Integers  # equal numbers within a recording: forked from one server
-    recordings: Integers  # in order of time
-    quiet: NDArray[np.bool_] | None = None  # with rounds that count; None: all
-
-    @classmethod
-    def of(cls, recordings: Sequence[Sequence[Process]]) -> Sample:
-        """Return what the verdict sees of these recordings, oldest first.
-
-        A process that does not say its server counts as one of a server of its own.
-        """
-        every = [(number, one) for number, part in enumerate(recordings) for one in part]
-        known: dict[tuple[int, str], int] = {}
-        servers = [
-            known.setdefault((number, one.server or f"#{place}"), len(known))
-            for place, (number, one) in enumerate(every)
-        ]
-        return cls(
-            np.array([one.log_ratio for _, one in every], dtype=np.float64),
-            np.array([one.reference_s for _, one in every], dtype=np.float64),
-            np.array(servers, dtype=np.int64),
-            np.array([number for number, _ in every], dtype=np.int64),
-            np.array([one.rounds > 0 for _, one in every], dtype=np.bool_),
-        )
-
-    def __len__(self) -> int:
-        return len(self.log_ratios)
-
-    def where(self, chosen: NDArray[np.bool_]) -> Sample:
-        """Return the chosen processes."""
-        return Sample(
-            self.log_ratios[chosen],
-            self.reference_s[chosen],
-            self.servers[chosen],
-            self.recordings[chosen],
-            None if self.quiet is None else self.quiet[chosen],
-        )
-
-    @cached_property
-    def counted(self) -> Sample:
-        """The processes with rounds that count."""
-        return self if self.quiet is None or self.quiet.all() else self.where(self.quiet)
-
-    @cached_property
-    def slope(self) -> conditioning.Slope:
-        """Of the log-ratio over the log of the reference's seconds."""
-        return conditioning.slope(self.log_ratios, np.log(self.reference_s), self.recordings)
-
-    @cached_property
-    def levelled(self) -> Group:
-        """Its values without the slope, and their spread."""
-        return Group.of(self, self.slope.value)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Robust values of processes: their mean is the trimmed mean of each recording, their variance its variance.
-
-    A trimmed mean varies as the mean of winsorized values does, held apart by 1 / (share that is kept) (Tukey
-    and McLaughlin, Sankhya A 25, 1963; Yuen, Biometrika 61, 1974): these are the values here, so that
-    what is known of means holds for them. ``squares`` and ``freedom`` are within servers, and between servers
-    within recordings.
-    """
-
-    values: Array
-    log_s: Array
-    servers: Integers
-    recordings: Integers
-    squares: tuple[float, float]
-    freedom: tuple[float, float]
-    per_server: float  # processes, as the analysis of variance weighs them
-
-    @classmethod
-    def of(cls, sample: Sample, slope: float) -> Group:
-        """Return ``sample`` without ``slope`` times the log of the reference's seconds."""
-        log_s = np.log(sample.reference_s)
-        values = sample.log_ratios - slope * log_s
-        bounds = np.flatnonzero(np.diff(sample.recordings)) + 1
-        within, between = [0.0, 0.0], [0.0, 0.0]
-        per_server, parts = 0.0, []
-        for part, servers in zip(
-            np.split(values, bounds), np.split(sample.servers, bounds), strict=True
-        ):
-            robust, kept = _robust(part)
-            parts.append(robust)
-            _, server, counts = np.unique(servers, return_inverse=True, return_counts=True)
-            means = np.bincount(server, robust) / counts
-            away = robust - means[server]
-            apart = means - robust.mean()
-            within[0] += float(away @ away)
-            within[1] += kept * (len(part) - len(counts))
-            between[0] += float(counts @ apart**2)
-            between[1] += kept * (len(counts) - 1)
-            per_server += kept * (len(part) - float(counts @ counts) / len(part))
-        return cls(
-            np.concatenate(parts),
-            log_s,
-            sample.servers,
-            sample.recordings,
-            (within[0], between[0]),
-            (within[1], between[1]),
-            per_server,
-        )
-
-
-def _robust(values: Array) -> tuple[Array, float]:
-    """Return values with the mean and variance of the trimmed mean, and the share that is kept."""
-    count = len(values)
-    trimmed = int(TRIM * count)
-    if not trimmed:
-        return values, 1.0
-    ordered = np.sort(values)
-    kept = count - 2 * trimmed
-    winsorized = np.clip(values, ordered[trimmed], ordered[count - trimmed - 1])
-    scale = math.sqrt(count * (count - 1) / (kept * (kept - 1)))
-    mean = float(ordered[trimmed : count - trimmed].mean())
-    return mean + scale * (winsorized - winsorized.mean()), kept / count
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Variances of processes of one server, and of servers, with what they rest on."""
-
-    squares: tuple[float, float]  # mean squares: within servers, between servers
-    freedom: tuple[float, float]
-    per_server: float
-
-    @classmethod
-    def of(cls, *groups: Group) -> Spread:
-        """Return what these groups say together."""
-        sums = [sum(group.squares[place] for group in groups) for place in (0, 1)]
-        freedom = [sum(group.freedom[place] for group in groups) for place in (0, 1)]
-        squares = [total / max(free, 1e-9) for total, free in zip(sums, freedom, strict=True)]
-        per_server = sum(group.per_server for group in groups) / max(freedom[1], 1e-9)
-        if freedom[0] <= 0 or freedom[1] <= 0 or squares[1] <= squares[0]:  # servers are alike
-            pooled = sum(sums) / max(sum(freedom), 1e-9)
-            return cls((pooled, pooled), (sum(freedom) / 2, sum(freedom) / 2), max(1.0, per_server))
-        return cls((squares[0], squares[1]), (freedom[0], freedom[1]), max(1.0, per_server))
-
-    @property
-    def processes(self) -> float:
-        """The variance of processes of one server."""
-        return self.squares[0]
-
-    @property
-    def servers(self) -> float:
-        """The variance of servers."""
-        return (self.squares[1] - self.squares[0]) / self.per_server
-
-    def of_sum(self, processes: float, servers: float) -> tuple[float, float]:
-        """Return variance and degrees of freedom (Satterthwaite, Biometrics 2, 1946) of a weighted sum.
-
-        ``processes`` and ``servers``: the sums of their squared weights.
-        """
-        share = servers / self.per_server
-        parts = (self.squares[0] * (processes - share), self.squares[1] * share)
-        if self.squares[0] == self.squares[1]:
-            return self.squares[0] * processes, sum(self.freedom)
-        variance = sum(parts)
-        lost = sum(part**2 / free for part, free in zip(parts, self.freedom, strict=True))
-        return variance, variance**2 / lost if lost else sum(self.freedom)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of the logarithm, and the standard errors that make its interval."""
-
-    value: float
-    error: float  # of processes and servers
-    freedom: float
-    hours_error: float = 0.0
-    hours_freedom: float = 1.0
-    speed_error: float = 0.0  # of what a slope says of speeds that were not stored
-
-    def within(self, level: float) -> float:
-        """Return half the width of the interval that knows no hours, one-sided at ``level``."""
-        return _t(level, self.freedom) * self.error
-
-    def half(self, level: float, hours_level: float) -> float:
-        """Return half the width of the whole interval.
-
-        Widths of independent parts are added as their squares, each with the quantile of its own degrees of
-        freedom (Zou and Donner, Construction of Confidence Limits about Effect Measures, Statistics in
-        Medicine 27, 2008): one that follows from one recording must not become short beside one from many.
-        """
-        return math.hypot(
-            self.within(level),
-            _t(hours_level, self.hours_freedom) * self.hours_error,
-            _t(hours_level, math.inf) * self.speed_error,
-        )
-
-
 def judge(
     current: Sample,
     stored: Sample,
@@ -275,6 +92,8 @@ def judge(
     look: int = 1,
     looks: int = 1,
     subjects: int = 1,
+    others: Hours | None = None,
+    assumed_sd: float = ASSUMED_SD,
 ) -> Judgement:
     """Return the verdict on ``current`` against ``stored``.
 
@@ -285,34 +104,34 @@ def judge(
         look: Which look this is, from 1.
         looks: How many there are at most.
         subjects: Benchmarks that are judged in the run.
+        others: Of the machine's other benchmarks.
+        assumed_sd: Of the logarithm between recordings, where they are too few to say; 0 for what hours leave
+            alone, such as memory.
 
     Too few processes are inconclusive, never an error and never another verdict.
     """
     base = stored.counted
     if margin is None:
-        margin = measured_margin(stored)
+        margin = measured_margin(stored, others)
     if len(base) < FEWEST:
         return _unknown(len(base), "stored", margin)
     quiet = current.counted
-    alike = quiet.where(conditioning.supported(quiet.reference_s, base.reference_s))
+    kernel = conditioning.kernel_weights(quiet.reference_s, base.reference_s)
+    known = conditioning.in_support(kernel)
     level = alarm_level(look, looks, subjects)
-    hours_level = HOURS_ERROR / max(subjects, FEWEST_SUBJECTS)
-    if len(alike) < FEWEST:
-        judgement = _unknown(len(alike), "of a speed that is stored", margin)
+    if known.sum() < FEWEST:
+        judgement = _unknown(int(known.sum()), "of a speed that is stored", margin)
     else:
-        judgement = _verdict(
-            change_of(alike, base), margin, len(alike), level, hours_level, last=look >= looks
-        )
-    if judgement.verdict in (Verdict.INCONCLUSIVE, Verdict.EXTEND) and len(current) >= FEWEST:
-        gross = _unconditioned(current, base)
-        if gross.value - gross.within(level) > math.log1p(max(GROSS, margin)):
-            return Judgement(
-                Verdict.REGRESSION,
-                _estimate(gross),
-                max(GROSS, margin),
-                len(current),
-                "the interval lies above what any speed of the machine explains",
-            )
+        alike = quiet if known.all() else quiet.where(known)
+        change = change_of(alike, base, kernel[known], others=others, assumed_sd=assumed_sd)
+        hours_level = HOURS_ERROR / max(subjects, FEWEST_SUBJECTS)
+        judgement = _verdict(change, margin, len(alike), level, hours_level, last=look >= looks)
+    if judgement.verdict in (Verdict.INCONCLUSIVE, Verdict.EXTEND):
+        least = max(GROSS, margin)
+        gross = unconditioned(current, base, math.log1p(least))
+        if gross is not None and gross.value - gross.within(level) > math.log1p(least):
+            reason = "the interval lies above what any speed of the machine explains"
+            return Judgement(Verdict.REGRESSION, _estimate(gross), least, len(current), reason)
     return judgement
 
 
@@ -326,73 +145,7 @@ def alarm_level(look: int, looks: int, subjects: int) -> float:
     return nominal_levels(looks, alpha)[min(look, looks) - 1]
 
 
-def change_of(current: Sample, stored: Sample) -> Change:
-    """Return by how much ``current`` takes longer than ``stored``; both have ``FEWEST`` processes or more."""
-    slope = stored.slope
-    base, now = stored.levelled, Group.of(current, slope.value)
-    kernel = conditioning.kernel_weights(current.reference_s, stored.reference_s)
-    kernel += 1e-9
-    weights = (kernel / kernel.sum(axis=1, keepdims=True)).mean(axis=0)
-    return _difference(now, base, weights, slope.sd)
-
-
-def _unconditioned(current: Sample, stored: Sample) -> Change:
-    equal = np.full(len(stored), 1 / len(stored))
-    return _difference(Group.of(current, 0.0), Group.of(stored, 0.0), equal, 0.0)
-
-
-def _difference(now: Group, base: Group, weights: Array, slope_sd: float) -> Change:
-    """``weights``: of the stored processes, with the sum 1."""
-    spread = Spread.of(base, now)
-    count = len(now.values)
-    value = float(now.values.mean() - weights @ base.values)
-    servers = np.bincount(np.unique(now.servers, return_inverse=True)[1])
-    now_squares = 1 / count, float(servers @ servers) / count**2
-    of_server = np.bincount(base.servers - base.servers.min(), weights)
-    base_squares = float(weights @ weights), float(of_server @ of_server)
-    variance, freedom = spread.of_sum(
-        now_squares[0] + base_squares[0], now_squares[1] + base_squares[1]
-    )
-    # A run that varies more than what is stored is judged by its own variance.
-    own = now.values.var(ddof=1)
-    usual = spread.processes + spread.servers
-    if own > usual:
-        variance += (own - usual) * now_squares[1]
-    hours, hours_freedom = hours_variance(base, spread)
-    if hours_freedom < RECORDINGS:
-        hours, hours_freedom = max(hours, ASSUMED_SD**2), math.inf
-    shares = np.bincount(base.recordings - base.recordings.min(), weights)
-    apart = float(now.log_s.mean() - weights @ base.log_s)
-    return Change(
-        value,
-        math.sqrt(variance),
-        max(freedom, 1.0),
-        math.sqrt(hours * (1 + float(shares @ shares))),
-        hours_freedom,
-        abs(apart) * slope_sd,
-    )
-
-
-def hours_variance(base: Group, spread: Spread) -> tuple[float, float]:
-    """Return the variance between recordings, and its degrees of freedom.
-
-    The measured one is what the recordings' means differ by beyond what processes and servers explain, joined
-    with ``LEAST_SD``, which counts as one recording more, by degrees of freedom: as a scaled inverse
-    chi-squared prior of a normal variance is (Gelman et al., Bayesian Data Analysis, 3rd edition, section 2.6).
-    """
-    numbers, place, counts = np.unique(base.recordings, return_inverse=True, return_counts=True)
-    freedom = len(numbers) - 1
-    excess = 0.0
-    if freedom:
-        means = np.bincount(place, base.values) / counts
-        _, first, servers = np.unique(base.servers, return_index=True, return_counts=True)
-        squared = np.bincount(place[first], servers.astype(np.float64) ** 2) / counts**2
-        explained = spread.processes / counts + spread.servers * squared
-        excess = max(0.0, float(means.var(ddof=1) - explained.mean()))
-    return (LEAST_SD**2 + freedom * excess) / (1 + freedom), 1.0 + freedom
-
-
-def measured_margin(stored: Sample) -> float:
+def measured_margin(stored: Sample, others: Hours | None = None) -> float:
     """Return the margin that the noise of what is stored asks for, as a share; at least ``LEAST_MARGIN``.
 
     It is some standard errors of a whole run in one hour, so that an unchanged subject can pass, and some standard
@@ -404,11 +157,48 @@ def measured_margin(stored: Sample) -> float:
     group = base.levelled
     spread = Spread.of(group)
     run = (spread.processes + spread.servers) / _MARGIN_PROCESSES
-    hours, _ = hours_variance(group, spread)
+    hours = hours_of(group, spread, others).variance
     return max(
         LEAST_MARGIN,
         math.expm1(math.hypot(_RESOLUTION * math.sqrt(run), _HOURS * math.sqrt(hours))),
     )
+
+
+def crept(sample: Sample, margin: float = LEAST_MARGIN) -> Estimate | None:
+    """Return by which factor the newest recordings are slower than the oldest; None where that may be noise.
+
+    Each of many extensions may be slower by less than anybody would notice. So what is asked is whether the
+    recordings, in order of time, lie on a rising line: its rise from the first to the last has a t interval
+    from what they differ by around it. Fewer than ``RECORDINGS`` have no spread of their own: there the newest
+    is held against the oldest, with ``ASSUMED_SD``.
+    """
+    base = sample.counted
+    if len(base) < FEWEST:
+        return None
+    group = base.levelled
+    count = len(group.means)
+    if count < 2:
+        return None
+    spread = Spread.of(group)
+    explained = spread.processes / group.counts + spread.servers * group.server_squares
+    if count < RECORDINGS:
+        value = float(group.means[-1] - group.means[0])
+        variance = 2 * ASSUMED_SD**2 + float(explained[0] + explained[-1])
+        half = t_quantile(_CREEP_LEVEL, math.inf) * math.sqrt(variance)
+    else:
+        order = np.arange(count) - (count - 1) / 2
+        squares = float(order @ order)
+        slope = float(order @ group.means) / squares
+        rest = group.means - group.means.mean() - slope * order
+        known = LEAST_SD**2 + float(explained.mean())
+        variance = (known + float(rest @ rest)) / (
+            count - 1
+        )  # count - 2 of the line, and one known
+        value = slope * (count - 1)
+        half = t_quantile(_CREEP_LEVEL, count - 1) * math.sqrt(variance / squares) * (count - 1)
+    if value - half <= math.log1p(margin):
+        return None
+    return Estimate(*(math.exp(value + end) for end in (0.0, -half, half)))
 
 
 def judge_paired(
@@ -423,7 +213,7 @@ def judge_paired(
     if len(sample) < FEWEST:
         return _unknown(len(sample), "measured", margin)
     level = alarm_level(look, looks, subjects)
-    change = _mean(Group.of(sample, 0.0))
+    change = mean_of(sample.raw)
     return _verdict(change, margin, len(sample), level, level, last=look >= looks)
 
 
@@ -443,20 +233,11 @@ def judge_limit(
     numbers = np.arange(len(seconds), dtype=np.int64)
     sample = Sample(np.log(seconds / limit_s), np.ones(len(seconds)), numbers, 0 * numbers)
     level = alarm_level(look, looks, subjects)
-    judgement = _verdict(_mean(Group.of(sample, 0.0)), 0.0, len(seconds), level, level, last=True)
-    return judgement
-
-
-def _mean(group: Group) -> Change:
-    spread = Spread.of(group)
-    count = len(group.values)
-    servers = np.unique(group.servers, return_counts=True)[1]
-    variance, freedom = spread.of_sum(1 / count, float(servers @ servers) / count**2)
-    return Change(float(group.values.mean()), math.sqrt(variance), max(freedom, 1.0))
+    return _verdict(mean_of(sample.raw), 0.0, len(seconds), level, level, last=True)
 
 
 def needed_for(quantile: float) -> int:
-    """Return how many calls show a quantile: with so many, one lies beyond it with ``CONFIDENCE``.
+    """Return how many calls show a quantile: with so many, one lies beyond it with ``QUANTILE_CONFIDENCE``.
 
     (Wilks, Determination of Sample Sizes for Setting Tolerance Limits, 1941: 59 for 0.95, 299 for 0.99.)
 
@@ -465,14 +246,13 @@ def needed_for(quantile: float) -> int:
     """
     if not 0 < quantile < 1:
         raise ValueError(f"{quantile}: a quantile lies between 0 and 1")
-    return math.ceil(math.log(1 - CONFIDENCE) / math.log(max(quantile, 1 - quantile)))
+    return math.ceil(math.log(1 - QUANTILE_CONFIDENCE) / math.log(max(quantile, 1 - quantile)))
 
 
 def location(sample: Sample) -> float:
     """Return the log-ratio that the sample stands for: the trimmed mean, of each recording, their mean."""
-    group = Group.of(sample.counted if len(sample.counted) else sample, 0.0)
-    _, place, counts = np.unique(group.recordings, return_inverse=True, return_counts=True)
-    return float((np.bincount(place, group.values) / counts).mean())
+    counted = sample.counted if len(sample.counted) else sample
+    return float(counted.raw.means.mean())
 
 
 def _verdict(
@@ -481,10 +261,10 @@ def _verdict(
     allowed = math.log1p(margin)
     half, within = change.half(level, hours_level), change.within(level)
     # However many processes come, hours stay.
-    lasting = _t(hours_level, change.hours_freedom) * change.hours_error
+    lasting = t_quantile(hours_level, change.hours_freedom) * change.hours_error
     doubt = 1 - PASS_CONFIDENCE
     bound = change.value + math.hypot(
-        change.within(doubt), _t(doubt, math.inf) * change.speed_error
+        change.within(doubt), t_quantile(doubt, math.inf) * change.speed_error
     )
     if change.value - half > allowed:
         verdict, reason = Verdict.REGRESSION, "the interval lies above the margin"
@@ -507,15 +287,4 @@ def _estimate(change: Change) -> Estimate:
 
 def _unknown(count: int, which: str, margin: float) -> Judgement:
     reason = f"{count} processes {which}, {FEWEST} are the least"
-    return Judgement(
-        Verdict.INCONCLUSIVE, Estimate(math.nan, 0.0, math.inf), margin, count, reason
-    )
-
-
-def _t(level: float, freedom: float) -> float:
-    """Return the one-sided quantile of Student's t."""
-    from scipy import special
-
-    if freedom > 1e6:
-        return -float(special.ndtri(level))
-    return -float(special.stdtrit(freedom, level))
+    return Judgement(Verdict.INCONCLUSIVE, Estimate(math.nan, 0.0, math.inf), margin, count, reason)

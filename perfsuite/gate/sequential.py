@@ -68,18 +68,17 @@ def decide(
     renew()
     fresh: list[_Process] = []
     most = looked + looks
+    confirmed = False
     while looked < most and (more := (confirm or measure)()):
         fresh += more
         looked += 1
         alone = judge(fresh, 1)
+        confirmed = _beyond(alone, found)
         if math.isfinite(alone.change.value):
-            break
-    # Not a number where too few of them were undisturbed.
+            break  # else too few of them were undisturbed
     processes += fresh
     together = judge(processes, min(looked, looks))
-    if together.verdict is found and fresh and _beyond(judge(fresh, 1), found):
-        return Decision(together, processes, looked)
-    if together.verdict is found:
+    if together.verdict is found and not confirmed:
         together = replace(together, verdict=Verdict.INCONCLUSIVE, reason=UNCONFIRMED)
     return Decision(together, processes, looked)
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,10 @@ class StageBenchmark:
 
     def phases(self) -> Mapping[str, float]:
         """Return the seconds of the last forward by phase, whichever phases this revision knows."""
+        totals: Mapping[str, Any] = self._llama.last_trace.totals()
         return {
             name.removesuffix("_s"): float(value)
-            for name, value in self._llama.last_trace.totals().items()
+            for name, value in totals.items()
             if name.endswith("_s") and name != "total_s"
         }
 
@@ -84,7 +85,7 @@ class StageBenchmark:
         # A revision need not know what is not asked for.
         slower: dict[str, Any] = {"slowdown": dict(self._delays)} if self._delays else {}
         if workload.threads == 1 and workload.device == "cpu":
-            launched = _forked(checkpoint, self._stage, workload, slower)
+            launched: AbstractContextManager[SplitLlama] = _forked(checkpoint, self._stage, workload, slower)
         else:
             # OpenMP takes its waiting policy, which the runtime chooses for a worker, from the environment when
             # it is loaded; and no device driver is known to survive a fork. So the runtime starts its own.

@@ -22,7 +22,7 @@ from perfsuite.errors import BenchmarkError
 
 TOTAL = "total"  # the phase that is all of a call
 MOST_PREPARED = 1000  # results of ``setup`` that are kept at a time
-_RESULTS_OF_NO_RUN = {
+_RESULTS_OF_NO_RUN: Mapping[Callable[[object], bool], str] = {
     inspect.isgenerator: "a generator: its body has not run",
     inspect.isasyncgen: "an asynchronous generator: its body has not run",
 }
@@ -242,9 +242,10 @@ def check(benchmark: Benchmark) -> Benchmark:
     Raises:
         BenchmarkError: naming the argument that cannot be used, and why.
     """
-    name = benchmark.name
-    if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise BenchmarkError(f"latency_gate(name={name!r}): must be a printable text in one line")
+    given: object = benchmark.name
+    name = str(given)
+    if not isinstance(given, str) or not name.strip() or not name.isprintable():
+        raise BenchmarkError(f"latency_gate(name={given!r}): must be a printable text in one line")
     for argument in ("subject", "reference", "setup", "phases"):
         value = getattr(benchmark, argument)
         if not callable(value) and (value is not None or argument == "subject"):
@@ -285,7 +286,8 @@ def command(
     Raises:
         BenchmarkError: if ``arguments`` is a text, or empty.
     """
-    if isinstance(arguments, str | bytes) or not arguments:
+    given: object = arguments
+    if isinstance(given, str | bytes) or not arguments:
         raise BenchmarkError(
             f"latency_gate.command({arguments!r}): must be a list: the program and its arguments"
         )

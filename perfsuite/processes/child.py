@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,6 +33,8 @@ _PR_SET_PDEATHSIG = 1
 _MOST_LOOPS = 1 << 24
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _MONITORING_TOOLS = 6
+# Pytest wants to rewrite the asserts of an installed plugin's package, and says so where it cannot.
+_IMPORTED_ALREADY = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 
 # Options that say which tests run, in what order, how often, where reports go: they are the measuring session's.
 _NOT_PASSED_ON = frozenset(
@@ -67,8 +70,13 @@ class Child:
         self._items: dict[str, pytest.Item] = {}
         self._problems: list[str] = []
         self._wanted: Mapping[str, Any] = {}
+        self._notes: list[str] = []
         self._served = False
-        self._in_server = True
+
+    @property
+    def problem(self) -> str:
+        """What has failed last; an empty text where nothing has."""
+        return self._problems[-1] if self._problems else ""
 
     # What the session is: the user's own, less what would change the measurement.
 
@@ -131,6 +139,11 @@ class Child:
 
     def _serve(self, session: pytest.Session) -> NoReturn:
         if self._start["fork"]:
+            threads = len(list(Path("/proc/self/task").iterdir()))
+            if threads > 1:
+                self._notes = [
+                    f"{threads - 1} threads of the test file's imports are missing (fork=False has them)"
+                ]
             # What is there by now stays: no child is to walk through it, and copy its pages by that.
             gc.collect()
             gc.freeze()
@@ -146,9 +159,10 @@ class Child:
                 continue
             if not self._start["fork"]:
                 os._exit(self._run(item))
-            child = os.fork()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of threads: it is said in the notes
+                child = os.fork()
             if child == 0:
-                self._in_server = False
                 end_with_parent()
                 os._exit(self._run(item))
             _, status = os.waitpid(child, 0)
@@ -193,7 +207,7 @@ class Child:
         """Serve ``benchmark`` if it is the one that was asked for, and end the test then."""
         if benchmark.name != self._wanted["benchmark"]:
             return None
-        _Serving(benchmark, self._wanted, self._lines).serve()
+        _Serving(benchmark, self._wanted, self._lines).serve(self._notes)
         self._served = True
         raise _Served
 
@@ -216,9 +230,9 @@ class _Serving:
             elif name in REFERENCES:
                 yield name, Runner(REFERENCES[name])
 
-    def serve(self) -> None:
-        """Answer until the measuring side closes."""
-        notes = _switch_off_tracers()
+    def serve(self, notes: Sequence[str]) -> None:
+        """Answer until the measuring side closes. ``notes`` are told with those of this process."""
+        notes = [*notes, *_switch_off_tracers()]
         _forget_peak()
         # In this order: what the subject does at its first call is not to find warm caches.
         first = {role: runner.first() for role, runner in self._runners.items()}
@@ -354,11 +368,13 @@ def serve(lines: Lines, run: Callable[..., int] = pytest.main) -> int:
     """Be a server: collect what the first message names, then serve."""
     start = lines.receive()["start"]
     sys.path[:0] = [entry for entry in start["path"] if entry not in sys.path]
+    sys.argv = ["pytest", *start["arguments"]]
     child = Child(lines, start)
     # Blocked: this session's fixture and options are those above, of whichever revision the tree is.
-    blocked = ["-p", "no:perfsuite", "-p", "no:perfsuite.plugin"]
-    status = run([*start["arguments"], *blocked], plugins=[child, latency_gate])
-    problem = child._problems[-1] if child._problems else f"pytest ended with status {int(status)}"
+    own = ["-p", "no:perfsuite", "-p", "no:perfsuite.plugin", "-W", _IMPORTED_ALREADY]
+    status = run([*start["arguments"], *own], plugins=[child, latency_gate])
+    problem = child.problem or f"pytest ended with status {int(status)}"
     with suppress(Ended):
         lines.send({"error": problem})
+    lines.close()
     return 1

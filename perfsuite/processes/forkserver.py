@@ -16,7 +16,6 @@ from perfsuite.processes.program import Program
 
 _MAIN = Path(__file__).with_name("__main__.py")
 _START_TIMEOUT_S = 300.0
-_OPEN_TIMEOUT_S = 600.0
 _CLOSE_TIMEOUT_S = 60.0
 _MOST_PADDING = 4096  # bytes of environment, which move the stack
 
@@ -57,6 +56,7 @@ class Target:
     environment: Mapping[str, str] = field(default_factory=dict)  # added
     fork: bool = True
     threads: int = 1  # compute threads of each process; 0: as many as its libraries choose
+    timeout_s: float = 600.0  # for a test to reach its gate, and for each block of calls
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ class Sampled:
 
     def calibrate(self, role: str, run_s: float) -> tuple[int, float]:
         """Return how many calls make a run of at least ``run_s`` seconds, and the seconds of one."""
-        answer = self._server.ask({"calibrate": {"role": role, "run_s": run_s}}, _OPEN_TIMEOUT_S)
+        answer = self._server.ask({"calibrate": {"role": role, "run_s": run_s}})
         return int(answer["loops"]), float(answer["seconds"])
 
     def measure(self, role: str, *, runs: int, loops: int, discarded: int) -> Timed:
         """Time ``runs`` runs of ``loops`` calls each, after ``discarded`` that are not timed."""
         asked = {"role": role, "runs": runs, "loops": loops, "discarded": discarded}
-        answer = self._server.ask({"measure": asked}, _OPEN_TIMEOUT_S)
+        answer = self._server.ask({"measure": asked})
         return Timed(answer["seconds"], answer["phases"], answer["cpu_s"], answer["peak_bytes"])
 
 
@@ -126,6 +126,9 @@ class Server(Program):
             self._nodes = self.receive(_START_TIMEOUT_S)["ready"]
         return self._nodes
 
+    def ask(self, request: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
+        return super().ask(request, self._target.timeout_s if timeout_s is None else timeout_s)
+
     @contextmanager
     def open(
         self,
@@ -151,7 +154,7 @@ class Server(Program):
             "delays": dict(delays),
         }
         self._opened = False
-        sampled = Sampled(self, self.ask({"open": wanted}, _OPEN_TIMEOUT_S)["opened"])
+        sampled = Sampled(self, self.ask({"open": wanted})["opened"])
         self._opened = True
         try:
             yield sampled

@@ -80,7 +80,8 @@ class Program:
         try:
             answer = self._lines.receive(timeout_s)
         except Late as error:
-            self.failed = True  # its answer would come when nobody waits for it
+            self.failed = True
+            self._kill()  # its answer would come when nobody waits for it
             raise self._error(
                 f"{self._title} did not answer within its deadline of {timeout_s:.0f} s"
             ) from error
@@ -103,11 +104,7 @@ class Program:
 
     def close(self) -> None:
         """End the program and all that it started, and wait for it. May be called twice."""
-        # Nothing in the group needs a farewell. The leader is not waited for before, so that its
-        # number cannot have become another group's.
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill()
         self._process.wait()
         self._resources.close()
         self.failed = True
@@ -117,6 +114,13 @@ class Program:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _kill(self) -> None:
+        # Nothing in the group needs a farewell. The leader is not waited for before, so that its
+        # number cannot have become another group's.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _death(self) -> PerfsuiteError:
         """What is known of a program that ended by itself: its status and the end of its output."""

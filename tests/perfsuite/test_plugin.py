@@ -449,3 +449,51 @@ def test_leaks():
     )
     store(project, 2.0)
     run(project).assert_outcomes(passed=2)
+
+
+def test_elsewhere_than_on_linux_a_gate_is_skipped_with_a_line(project: pytest.Pytester) -> None:
+    project.makeconftest("import sys\ndef pytest_runtest_call(): sys.platform = 'darwin'")
+    result = run(project, "--perf-strict")
+    result.assert_outcomes(skipped=1)
+    assert result.ret == EXIT_UNJUDGED
+    result.stdout.fnmatch_lines(
+        ["*test_mine*not-measured*latency is measured on Linux only*darwin"]
+    )
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    project: pytest.Pytester,
+) -> None:
+    result = run(project, "--update-baselines", "--perf-baselines", "none/baselines.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["baselines none/baselines.json: cannot be written: *"])
+
+
+def test_a_packages_own_runtime_module_is_its_own(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        runtime="VALUE = 3", test_project=PROJECT + "\nimport runtime\nassert runtime.VALUE == 3\n"
+    )
+    store(project, 2.0)
+    run(project).assert_outcomes(passed=1)
+
+
+def test_warnings_as_errors_and_strict_settings_are_the_users_to_choose(
+    project: pytest.Pytester,
+) -> None:
+    store(project, 2.0)
+    strict = ["--strict-markers", "--strict-config", "-W", "error", "-o", "filterwarnings=error"]
+    run(project, *strict).assert_outcomes(passed=1)
+
+
+def test_a_benchmark_ends_before_a_timeout_would_end_it(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_project="""
+        import time, pytest
+
+        @pytest.mark.timeout(16)
+        def test_mine(latency_gate):
+            latency_gate(lambda: time.sleep(0.4), name="mine")
+        """
+    )
+    result = run(project, "--update-baselines", "-o", "perf_processes=50")
+    result.stdout.no_fnmatch_line("*Timeout*")

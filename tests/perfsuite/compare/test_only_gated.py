@@ -59,7 +59,10 @@ def test_a_failure_without_a_traceback_is_told_whole(pytester: pytest.Pytester) 
         import pytest
 
         def test_it(latency_gate):
-            pytest.fail("one\\ntwo", pytrace=False)
+            try:
+                {}["key"]
+            except KeyError as error:
+                pytest.fail("one\\ntwo", pytrace=False)
         """
     )
     _, told = run(pytester)

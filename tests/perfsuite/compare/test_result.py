@@ -53,7 +53,7 @@ def test_a_red_benchmark_shows_its_change_and_what_moved() -> None:
     row = "fused      regression  10.0 ms  11.0 ms  +10.0% [+8.0%, +12.0%]  device +1.00 ms"
     assert row in lines
     assert "int8: not compared: only head has it" in lines
-    assert "pairs of fresh processes, and looks: fused 12 in 2" in lines
+    assert "pairs of fresh processes: 12 in 2 looks (fused)" in lines
     assert any(line.startswith("margin 5.0%") for line in lines)
 
 
@@ -68,7 +68,7 @@ def test_what_moved_is_told_in_the_direction_of_the_change() -> None:
 def test_an_open_verdict_gives_its_reason_and_what_was_left_out() -> None:
     told = comparison(outcome("inconclusive", disturbed_rounds=16, **UNKNOWN)).text()
     assert "fused: the reason" in told
-    assert "fused: 16 rounds left out" in told
+    assert "rounds left out, others used the machine: fused 16" in told
 
 
 def test_margins_that_differ_are_told_with_whose_they_are() -> None:

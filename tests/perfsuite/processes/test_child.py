@@ -283,3 +283,35 @@ def test_delays_make_calls_and_phases_slower(serve: Serve) -> None:
     with pool.open("test_it.py::test_it", "it", delays={"total": 4.0}) as sampled:
         timed = sampled.measure("subject", runs=2, loops=1, discarded=0)
         assert min(timed.seconds) >= 8e-3
+
+
+def test_threads_that_a_fork_loses_are_told(serve: Serve) -> None:
+    pool = serve(
+        """
+        import threading
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+        def test_it(latency_gate):
+            latency_gate(lambda: None, name="it")
+        """
+    )
+    with pool.open("test_it.py::test_it", "it") as sampled:
+        assert "1 threads" in sampled.notes[0]
+        assert seconds(sampled)
+
+
+def test_a_subject_that_never_returns_meets_the_deadline(serve: Serve) -> None:
+    pool = serve(
+        """
+        import threading
+
+        def test_it(latency_gate):
+            latency_gate(threading.Event().wait, name="it")
+        """,
+        timeout_s=1.0,
+    )
+    with (
+        pytest.raises(BenchmarkError, match="within its deadline of 1 s"),
+        pool.open("test_it.py::test_it", "it"),
+    ):
+        pass
