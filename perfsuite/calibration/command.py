@@ -106,7 +106,7 @@ def _simulated(arguments: argparse.Namespace) -> str:
     from perfsuite.calibration import simulate
 
     return f"```\n{arguments.command}\n```\n\n" + simulate.table(
-        simulate.simulate(suites=arguments.suites)
+        simulate.simulate(simulate.conditions(), arguments.suites)
     )
 
 

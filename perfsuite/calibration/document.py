@@ -25,8 +25,10 @@ def _lines(
     findings: Findings, machine: Mapping[str, Any], command: str, date: str
 ) -> Iterator[str]:
     yield from (
-        f"Measured on {date}: {machine['cpu']} ({machine['cpu_model']}), {machine['cores']} cores, "
-        f"Python {machine['python']}, Linux {machine['kernel']}.",
+        (
+            f"Measured on {date}: {machine['cpu']} ({machine['cpu_model']}), {machine['cores']} cores, "
+            f"Python {machine['python']}, Linux {machine['kernel']}."
+        ),
         "",
         "```",
         command,

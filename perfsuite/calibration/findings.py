@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from perfsuite.calibration.runs import Kind, Run
+from perfsuite.distributions import proportion_interval
 from perfsuite.statistics import CONFIDENCE, Estimate
 
 
@@ -20,10 +21,8 @@ class Count:
     @property
     def rate(self) -> Estimate:
         """The share with its exact interval (Clopper and Pearson, 1934)."""
-        from scipy import stats
-
-        interval = stats.binomtest(self.hits, self.of).proportion_ci(CONFIDENCE)
-        return Estimate(self.hits / self.of, float(interval.low), float(interval.high))
+        low, high = proportion_interval(self.hits, self.of, CONFIDENCE)
+        return Estimate(self.hits / self.of, low, high)
 
     def __str__(self) -> str:
         if not self.of:

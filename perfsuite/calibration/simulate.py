@@ -400,7 +400,7 @@ def _refused(noise: Noise, share: float, rng: np.random.Generator) -> int | None
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as Markdown."""
-    changes = " / ".join(f"+{change:.0%}" for change in CHANGES[1:])
+    changes = " / ".join(f"+{100 * change:.0f}" for change in CHANGES[1:]) + " %"
     lines = [
         (
             f"| condition | suites red, unchanged | improved | benchmark red at {changes} | "

@@ -14,6 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from perfsuite.distributions import normal_cdf, normal_quantile
+
 _STEP = 0.05  # of the integration, in standard deviations of one look's information
 _REACH = 9.0  # standard deviations; beyond is nothing
 
@@ -26,13 +28,11 @@ def nominal_levels(looks: int, alpha: float) -> tuple[float, ...]:
         looks: How often is looked, each time after equally much new information.
         alpha: The one-sided chance of any false alarm over all looks, below 0.5.
     """
-    from scipy import special
-
     shares = np.arange(1, looks + 1) / looks
-    spent = 2 * special.ndtr(special.ndtri(alpha / 2) / np.sqrt(shares))
+    spent = 2 * normal_cdf(normal_quantile(alpha / 2) / np.sqrt(shares))
     levels = [float(spent[0])]
     # The sum of the looks so far, in standard deviations of one look, where nothing has crossed yet.
-    bound = -float(special.ndtri(levels[0]))
+    bound = -float(normal_quantile(levels[0]))
     grid = np.arange(-_REACH, bound, _STEP)
     density = np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi)
     for look in range(2, looks + 1):
@@ -40,10 +40,10 @@ def nominal_levels(looks: int, alpha: float) -> tuple[float, ...]:
         low, high = 0.0, _REACH * np.sqrt(look)
         for _ in range(50):
             middle = (low + high) / 2
-            crossed = float(density @ special.ndtr(grid - middle)) * _STEP
+            crossed = float(density @ normal_cdf(grid - middle)) * _STEP
             low, high = (middle, high) if crossed > target else (low, middle)
         bound = (low + high) / 2
-        levels.append(float(special.ndtr(-bound / np.sqrt(look))))
+        levels.append(float(normal_cdf(-bound / np.sqrt(look))))
         following = np.arange(-_REACH * np.sqrt(look), bound, _STEP)
         kernel = np.exp(-0.5 * (following[:, None] - grid) ** 2) / np.sqrt(2 * np.pi)
         grid, density = following, kernel @ density * _STEP

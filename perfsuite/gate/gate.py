@@ -16,7 +16,7 @@ from perfsuite.errors import MeasurementError
 from perfsuite.gate import inference, sampling, sequential
 from perfsuite.gate.baselines import Baselines, Entry, Plan, Recording
 from perfsuite.gate.conditioning import supported, uncontended
-from perfsuite.gate.inference import Judgement, Sample, Verdict
+from perfsuite.gate.inference import Hours, Judgement, Sample, Verdict
 from perfsuite.gate.interference import Watch
 from perfsuite.gate.outcome import Outcome, Status
 from perfsuite.gate.process import Process
@@ -24,7 +24,7 @@ from perfsuite.gate.sampling import Measured, Pair
 from perfsuite.provenance import provenance
 from perfsuite.units import seconds
 
-RECORDED_LOOKS = 4  # a baseline is made from as many times the processes of one look
+RECORDED_LOOKS = 6  # a baseline is made from as many times the processes of one look
 FEWEST_RECORDED = 5
 SAME_PROCESSOR_MARGIN = 0.25  # against what was recorded with other versions
 PORTABLE_MARGIN = 1.5  # against what was recorded on another processor
@@ -100,7 +100,9 @@ class Gate:
             return sampler.limited(
                 f"no baseline in {self.baselines.path}: held against max_ms alone"
             )
-        return sampler.judged(held, renew, portable=None if entry else _difference(case, held))
+        if entry is None:
+            return sampler.judged(held, renew, portable=_difference(case, held))
+        return sampler.judged(held, renew, others=self._hours(case))
 
     def record(
         self,
@@ -159,6 +161,16 @@ class Gate:
             notes=_notes(measured),
             workload=case.workload,
             throughput=case.throughput,
+        )
+
+    def _hours(self, case: Case) -> Hours:
+        """Return by how much recordings of the machine's other benchmarks differ."""
+        return Hours.of(
+            [
+                _sample(entry)
+                for entry in self.baselines.entries
+                if entry.machine == case.machine and entry.name != case.name
+            ]
         )
 
     def _portable(self, case: Case) -> Entry | None:
@@ -273,11 +285,20 @@ class Sampler:
         return quiet
 
     def judged(
-        self, entry: Entry, renew: Callable[[], None], portable: tuple[float, str] | None
+        self,
+        entry: Entry,
+        renew: Callable[[], None],
+        *,
+        portable: tuple[float, str] | None = None,
+        others: Hours | None = None,
     ) -> Outcome:
-        """Measure and judge against ``entry``; ``portable`` is margin and reason where it is another machine's."""
+        """Measure and judge against ``entry``.
+
+        ``portable`` is margin and reason where it is another machine's, ``others`` what other benchmarks
+        of the machine say of its hours.
+        """
         case, rules, reference = self._case, self._rules, entry.reference
-        stored = Sample.of([recording.processes for recording in entry.recordings])
+        stored = _sample(entry)
         if portable is not None:
             stored = _any_speed(stored)
         margin = portable[0] if portable else case.margin
@@ -291,6 +312,7 @@ class Sampler:
                 look=look,
                 looks=rules.looks,
                 subjects=rules.subjects,
+                others=others,
             )
 
         outcome = self._decided(judge, reference, renew)
@@ -309,6 +331,7 @@ class Sampler:
                 peaks,
                 margin=DEFAULT_MARGIN if margin is None else margin,
                 subjects=rules.subjects,
+                assumed_sd=0.0,  # hours leave memory alone
             )
             _tell_memory(outcome, outcome.memory)
         self._judge_limit(outcome)
@@ -477,6 +500,10 @@ def _difference(case: Case, entry: Entry) -> tuple[float, str]:
 def _differing(case: Case, entry: Entry) -> list[str]:
     names = {*case.machine, *entry.machine}
     return sorted(name for name in names if case.machine.get(name) != entry.machine.get(name))
+
+
+def _sample(entry: Entry) -> Sample:
+    return Sample.of([recording.processes for recording in entry.recordings])
 
 
 def _any_speed(sample: Sample) -> Sample:

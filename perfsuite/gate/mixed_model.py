@@ -17,9 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from perfsuite import distributions
 from perfsuite.gate import conditioning
 from perfsuite.gate.sample import FEWEST, Array, Group, Sample
 
@@ -221,8 +223,7 @@ def mean_of(group: Group) -> Change:
 
 def t_quantile(level: float, freedom: float) -> float:
     """Return the one-sided quantile of Student's t."""
-    from scipy import special
+    return -_t_quantile(level, round(freedom, 2))
 
-    if freedom > 1e6:
-        return -float(special.ndtri(level))
-    return -float(special.stdtrit(freedom, level))
+
+_t_quantile = lru_cache(maxsize=1 << 16)(distributions.t_quantile)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -85,7 +86,9 @@ class StageBenchmark:
         # A revision need not know what is not asked for.
         slower: dict[str, Any] = {"slowdown": dict(self._delays)} if self._delays else {}
         if workload.threads == 1 and workload.device == "cpu":
-            launched: AbstractContextManager[SplitLlama] = _forked(checkpoint, self._stage, workload, slower)
+            launched: AbstractContextManager[SplitLlama] = _forked(
+                checkpoint, self._stage, workload, slower
+            )
         else:
             # OpenMP takes its waiting policy, which the runtime chooses for a worker, from the environment when
             # it is loaded; and no device driver is known to survive a fork. So the runtime starts its own.
@@ -154,6 +157,7 @@ def _fork_worker(command: Sequence[str], errors: Path) -> int:
         os._exit(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    sys.stderr = sys.__stderr__  # pytest's takes what is written elsewhere
     try:
         os._exit(runtime.worker.main(command))
     finally:

@@ -433,7 +433,7 @@ def test_a_limit_of_the_users_own_needs_no_baseline(project: pytest.Pytester) ->
     result = run(project, "--perf-report=report.json")
     result.assert_outcomes(passed=1, failed=1)
     assert report(project)["over"]["verdict"] == "regression"
-    result.stdout.fnmatch_lines(["over: regression: *1 ms*"])
+    result.stdout.fnmatch_lines(["over: regression: a call takes more than 1.00 ms*"])
 
 
 def test_garbage_and_frozen_objects_stay_out_of_this_session(project: pytest.Pytester) -> None:

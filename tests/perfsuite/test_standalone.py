@@ -74,5 +74,5 @@ def test_the_wheel_holds_the_package_and_neither_tests_nor_baselines(tmp_path: P
     assert kept | {"py.typed", "report/report.css", "llama/data/accelerators.json"} <= folder
     assert not [name for name in folder if name.startswith("test_")]
     assert folder.isdisjoint({"baselines.json", "budgets.json", "pyproject.toml"})
-    assert dict(entry_points["pytest11"]) == {"perfsuite": "perfsuite.plugin"}
+    assert dict(entry_points["pytest11"]) == {"perfsuite.plugin": "perfsuite.plugin"}
     assert set(entry_points["console_scripts"]) == {"perfsuite"}

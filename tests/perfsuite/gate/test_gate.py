@@ -399,7 +399,7 @@ def test_a_slow_subject_is_held_to_the_time_limit_and_says_what_it_can_still_see
     bench: Bench,
 ) -> None:
     bench.record_hours(0.4)
-    bench.machine.process_noise = 0.1
+    bench.machine.process_noise = 0.4
     began = bench.machine.now
     outcome = bench.check(0.4, rules={"time_limit_s": 5.0}, case=replace(CASE, margin=0.01))
     took = bench.machine.now - began
@@ -557,7 +557,7 @@ def test_what_others_disturbed_is_not_recorded(bench: Bench, busy: str) -> None:
     if busy == "a quarter of them":
         bench.record(0.02, **LONG)
         assert all(one.rounds for one in bench.entry.processes)
-        assert len(bench.entry.processes) == 18
+        assert len(bench.entry.processes) == 27
         return
     with pytest.raises(MeasurementError, match="mine: not recorded: others used the machine"):
         bench.record(0.02, **LONG)
@@ -572,7 +572,7 @@ def test_what_shared_a_core_with_somebody_is_not_recorded(bench: Bench) -> None:
         lambda number: SECONDS * contended(number),
         references={"own": lambda number: 1e-3 * contended(number)},
     )
-    assert len(bench.entry.processes) == 18
+    assert len(bench.entry.processes) == 27
     assert max(one.reference_s for one in bench.entry.processes) < 1.1e-3
 
 

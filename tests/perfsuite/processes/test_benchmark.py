@@ -128,7 +128,7 @@ def test_generators_are_refused_by_name(function: Any) -> None:
     with pytest.raises(BenchmarkError, match=f"subject {function.__name__} is a generator"):
         check(Benchmark("it", function))
     with pytest.raises(BenchmarkError, match="its body has not run"):
-        Runner(lambda: function()).first()
+        Runner(function).first()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_servers_are_used_in_turn_and_replaced_when_asked(serve: Serve, tmp_path
 def test_a_server_that_died_is_told_and_replaced(serve: Serve, tmp_path: Path) -> None:
     pool = serve(NAMING)
     (tmp_path / "project" / "die").touch()
-    with (  # noqa: PT012 - when its death is seen hangs on the kernel
+    with (
         pytest.raises(BenchmarkError, match="it ended with status -9"),
         pool.open("test_it.py::test_it", "it") as sampled,
     ):
@@ -78,7 +78,7 @@ def test_measured_processes_end_with_whoever_measures(tmp_path: Path) -> None:
         "target = Target('it', folder / 'test_it.py', [f'--rootdir={folder}'], folder=folder)\n"
         "with Pool(target, folder, servers=1).open('test_it.py::test_it', 'it'): pass\n"
     )
-    measuring = subprocess.Popen([sys.executable, "-c", script], cwd=os.getcwd())
+    measuring = subprocess.Popen([sys.executable, "-c", script], cwd=Path.cwd())
     pids = tmp_path / "pids"
     while not pids.exists() or len(pids.read_text().split()) < 2:
         assert measuring.poll() is None

@@ -1,0 +1,58 @@
+"""The stages as the gate measures them: by the same road as anybody's code, in processes of the real runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+import runtime
+from perfsuite.llama.results import PHASES
+from perfsuite.processes.forkserver import FailedTest, Target
+from perfsuite.processes.pool import Pool
+from perfsuite.processes.references import OWN
+
+ROOT = Path(runtime.__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    settings = ["-o", "perf_tokens=16", "-p", "no:cacheprovider", "-n0"]
+    arguments = [f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"), *settings]
+    target = Target("stages", ROOT / "perfsuite" / "test_latency.py", arguments, folder=ROOT)
+    with Pool(target, tmp_path_factory.mktemp("scratch"), servers=1) as pool:
+        yield pool
+
+
+def node(stage: str) -> str:
+    return f"perfsuite/test_latency.py::test_latency[{stage}]"
+
+
+@pytest.mark.parametrize("stage", runtime.STAGES)
+def test_a_stage_and_the_unsplit_model_run_and_phases_sum_up(pool: Pool, stage: str) -> None:
+    with pool.open(node(stage), stage, references=[OWN]) as sampled:
+        timed = sampled.measure("subject", runs=3, loops=1, discarded=1)
+        assert min(sampled.measure(OWN, runs=1, loops=1, discarded=0).seconds) > 0
+    for seconds, phases in zip(timed.seconds, timed.phases, strict=True):
+        assert set(phases) == set(PHASES)
+        assert sum(phases.values()) == pytest.approx(seconds, rel=0.2)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_delay_reaches_its_phase_on_either_side(pool: Pool, phase: str) -> None:
+    found = []
+    for delays in ({}, {phase: 10.0}):
+        with pool.open(node("shared-memory"), "shared-memory", delays=delays) as sampled:
+            timed = sampled.measure("subject", runs=7, loops=1, discarded=1)
+            found.append(median(one[phase] for one in timed.phases))
+    assert found[1] > 3 * found[0]
+
+
+def test_what_the_runtime_refuses_is_told(pool: Pool) -> None:
+    with (
+        pytest.raises(FailedTest, match="lunch"),
+        pool.open(node("fused"), "fused", delays={"lunch": 2.0}),
+    ):
+        pass
