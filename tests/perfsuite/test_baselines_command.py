@@ -15,7 +15,7 @@ import pytest
 from perfsuite import baselines_command
 from perfsuite.baselines_command import MOST_ADOPTED_BYTES
 from perfsuite.errors import UsageError
-from perfsuite.gate.baselines import Baselines, Entry, Plan, Recording, Scalar
+from perfsuite.gate.baselines import MOST_PROCESSES, Baselines, Entry, Plan, Recording, Scalar
 from perfsuite.gate.process import Process
 
 MACHINE: dict[str, Scalar] = {"cpu": "a processor", "threads": 1, "gpu": None}
@@ -321,8 +321,8 @@ def test_adopt_refuses_names_without_end_and_too_many_processes(path: Path) -> N
         call("adopt", "--new", offered(path, entry(LONG)))
     file = offered(path, entry())
     line = next(one for one in file.read_text().splitlines() if "subject_s" in one)
-    file.write_text(file.read_text().replace(line, f"{line}\n" * 100))
-    with pytest.raises(UsageError, match="fused: processes: more than 100"):
+    file.write_text(file.read_text().replace(line, f"{line}\n" * (MOST_PROCESSES + 1)))
+    with pytest.raises(UsageError, match=f"fused: processes: more than {MOST_PROCESSES}"):
         call("adopt", file)
 
 

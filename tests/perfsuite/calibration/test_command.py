@@ -91,7 +91,8 @@ def test_rules_are_simulated_without_any_run(
 
     asked: list[int] = []
 
-    def simulated(*, suites: int) -> list[Any]:
+    def simulated(conditions: list[Any], suites: int) -> list[Any]:
+        assert conditions
         asked.append(suites)
         return []
 
