@@ -453,7 +453,15 @@ def test_leaks():
 
 def test_elsewhere_than_on_linux_a_gate_is_skipped_with_a_line(project: pytest.Pytester) -> None:
     project.makeconftest(
-        "import sys\ndef pytest_runtest_call(): sys.platform = 'darwin'\ndef pytest_runtest_teardown(): sys.platform = 'linux'"
+        """
+        import sys
+
+        def pytest_runtest_call():
+            sys.platform = "darwin"
+
+        def pytest_runtest_teardown():
+            sys.platform = "linux"
+        """
     )
     result = run(project, "--perf-strict")
     result.assert_outcomes(skipped=1)
