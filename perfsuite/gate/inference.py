@@ -57,6 +57,7 @@ FEWEST_SUBJECTS = 4
 LEAST_MARGIN = 0.0145
 QUANTILE_CONFIDENCE = 0.95  # that a call lies beyond it
 GROSS = 0.25  # what no change of the machine's speed and no hour explains
+GROSS_DISTURBED = 2.5  # what no others explain either, who take a processor from long calls and not from short ones
 _CREEP_LEVEL = 0.005  # one-sided, of each extension
 _MARGIN_PROCESSES = 36  # of the run that a measured margin is made for
 _RESOLUTION = 2.0  # standard errors of a run within an hour that a measured margin has at least
@@ -120,18 +121,26 @@ def judge(
     known = conditioning.in_support(kernel)
     level = alarm_level(look, looks, subjects)
     if known.sum() < FEWEST:
-        judgement = _unknown(int(known.sum()), "of a speed that is stored", margin)
+        which = "of a speed that is stored" if len(quiet) >= FEWEST else "undisturbed"
+        judgement = _unknown(int(known.sum()), which, margin)
     else:
         alike = quiet if known.all() else quiet.where(known)
         change = change_of(alike, base, kernel[known], others=others, assumed_sd=assumed_sd)
         hours_level = HOURS_ERROR / max(subjects, FEWEST_SUBJECTS)
         judgement = _verdict(change, margin, len(alike), level, hours_level, last=look >= looks)
     if judgement.verdict in (Verdict.INCONCLUSIVE, Verdict.EXTEND):
-        least = max(GROSS, margin)
-        gross = unconditioned(current, base, math.log1p(least))
-        if gross is not None and gross.value - gross.within(level) > math.log1p(least):
-            reason = "the interval lies above what any speed of the machine explains"
-            return Judgement(Verdict.REGRESSION, _estimate(gross), least, len(current), reason)
+        enough = len(quiet) >= FEWEST
+        least = max(GROSS if enough else GROSS_DISTURBED, margin)
+        gross = unconditioned(quiet if enough else current, base, math.log1p(least))
+        if gross is not None:
+            judged = len(quiet if enough else current)
+            if gross.value - gross.within(level) > math.log1p(least):
+                reason = "the interval lies above what any speed of the machine explains"
+                return Judgement(Verdict.REGRESSION, _estimate(gross), least, judged, reason)
+            if not enough:  # what is known, for whoever confirms a red verdict
+                return Judgement(
+                    Verdict.INCONCLUSIVE, _estimate(gross), least, judged, judgement.reason
+                )
     return judgement
 
 

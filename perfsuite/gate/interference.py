@@ -4,6 +4,9 @@ The rule, fixed before any result is seen: a round is disturbed when the process
 hypervisor (steal) or used by processes that do not belong to the measurement for more than a quarter of
 one processor's time. Disturbed rounds are counted and left out. The kernel counts in ticks, so that a few
 of them may be missing or too many in any difference: what these could explain is no disturbance.
+
+So ticks say nothing of short rounds. For those the kernel's count of nanoseconds in which a measured process was
+ready to run and others had its processor is exact: more than a tenth of a block is a disturbance too.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DISTURBED_SHARE = 0.25  # of one processor
+WAITED_SHARE = 0.1  # of a block's time, in which others had the measured process's processor
 _TICKS_PER_S = 100  # USER_HZ, the same on every Linux that Python runs on
 _BLUR_S = 2 / _TICKS_PER_S  # of a difference of sums of ticks
 

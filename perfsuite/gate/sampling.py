@@ -24,7 +24,7 @@ from typing import Protocol
 from perfsuite.errors import MeasurementError
 from perfsuite.gate.baselines import Plan
 from perfsuite.gate.conditioning import steady
-from perfsuite.gate.interference import DISTURBED_SHARE, Watch
+from perfsuite.gate.interference import DISTURBED_SHARE, WAITED_SHARE, Watch
 from perfsuite.gate.process import Process
 from perfsuite.units import seconds as in_words
 
@@ -54,6 +54,11 @@ class Runs(Protocol):
     @property
     def cpu_s(self) -> float:
         """Processor seconds of the whole process since it began."""
+        ...
+
+    @property
+    def waited(self) -> float:
+        """Share of the time in which the process was ready to run and others had its processor."""
         ...
 
     @property
@@ -245,5 +250,8 @@ def measure(
         share = watch.foreign_share(sum(cpu_s.values()))
         if number >= 0:
             references = {name: blocks[name] for name in plans}
-            rounds.append(Round(blocks[None], references, share > DISTURBED_SHARE))
+            # Of either: a long block loses its processor to others where a short one fits between them.
+            waited = max(one.waited for one in blocks.values())
+            disturbed = share > DISTURBED_SHARE or waited > WAITED_SHARE
+            rounds.append(Round(blocks[None], references, disturbed))
     return Measured(rounds, pair.server, pair.notes, quantile)

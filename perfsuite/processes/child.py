@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -257,6 +258,7 @@ class _Serving:
         for _ in range(int(asked["discarded"])):
             runner.run(loops)
         seconds, phases = [], []
+        began, waited = time.perf_counter(), _waited_s()
         for _ in range(int(asked["runs"])):
             each, by_phase = runner.run(loops)
             seconds.append(each)
@@ -264,6 +266,7 @@ class _Serving:
         return {
             "seconds": seconds,
             "phases": phases if any(phases) else [],
+            "waited": (_waited_s() - waited) / max(time.perf_counter() - began, 1e-9),
             "cpu_s": _cpu_s(),
             "peak_bytes": _peak_bytes() if self._benchmark.memory else None,
         }
@@ -272,9 +275,11 @@ class _Serving:
     def _calibrated(runner: Runner, run_s: float) -> dict[str, Any]:
         loops = 1
         while True:
+            began = time.perf_counter()
             seconds, _ = runner.run(loops)
+            whole_s = time.perf_counter() - began  # with what is set up before calls
             if seconds * loops >= run_s or loops >= _MOST_LOOPS:
-                return {"loops": loops, "seconds": seconds}
+                return {"loops": loops, "seconds": whole_s / loops}
             # Twice as many at least, ten times as many at most: a first run may have been slow by chance.
             wanted = run_s / max(seconds, 1e-9)
             loops = int(min(max(wanted, 2 * loops), 10 * loops)) + 1
@@ -310,6 +315,18 @@ def _cpu_s() -> float:
     )
     seconds = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
     return seconds + sum(map(_process_s, _descendants(os.getpid())))
+
+
+def _waited_s() -> float:
+    """Return the seconds that this process was ready to run while others had its processor; 0 where it has children.
+
+    With children of its own, which may have run meanwhile, the kernel's count says nothing of others.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        if not _descendants(os.getpid()):
+            # Of this thread: nanoseconds on a processor, and waiting for one (Documentation/scheduler/sched-stats).
+            return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
+    return 0.0
 
 
 def _descendants(pid: int) -> list[int]:

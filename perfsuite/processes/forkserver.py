@@ -67,6 +67,7 @@ class Timed:
     phases: Sequence[Mapping[str, float]]  # seconds, in each run; empty where nobody traced them
     cpu_s: float  # processor seconds of the process and its children, since they began
     peak_bytes: int | None
+    waited: float = 0.0  # share of the time in which others had its processor
 
 
 class Sampled:
@@ -79,7 +80,7 @@ class Sampled:
         self.server = server.name
 
     def calibrate(self, role: str, run_s: float) -> tuple[int, float]:
-        """Return how many calls make a run of at least ``run_s`` seconds, and the seconds of one."""
+        """Return how many calls make a run of at least ``run_s`` seconds, and the seconds of one, set-up included."""
         answer = self._server.ask({"calibrate": {"role": role, "run_s": run_s}})
         return int(answer["loops"]), float(answer["seconds"])
 
@@ -87,7 +88,13 @@ class Sampled:
         """Time ``runs`` runs of ``loops`` calls each, after ``discarded`` that are not timed."""
         asked = {"role": role, "runs": runs, "loops": loops, "discarded": discarded}
         answer = self._server.ask({"measure": asked})
-        return Timed(answer["seconds"], answer["phases"], answer["cpu_s"], answer["peak_bytes"])
+        return Timed(
+            answer["seconds"],
+            answer["phases"],
+            answer["cpu_s"],
+            answer["peak_bytes"],
+            answer["waited"],
+        )
 
 
 class Server(Program):

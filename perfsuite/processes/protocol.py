@@ -8,7 +8,7 @@ Strictly request and answer over one socket. The measuring side sends:
     {"calibrate": {"role": "subject", "run_s": 5e-4}}
                           {"loops": 10, "seconds": 5.2e-5}: calls that make a run of at least so long
     {"measure": {"role": "subject", "runs": 3, "loops": 10, "discarded": 1}}
-                          {"seconds": [...], "phases": {...}, "cpu_s": 0.1}
+                          {"seconds": [...], "phases": [...], "cpu_s": 0.1, "waited": 0.0}
     {"close": {}}         the test is torn down and its process ends; {"closed": {"peak_bytes": ...}}
 
 Any answer may be {"error": text} instead. A server answers "start" itself; everything between "open"

@@ -30,6 +30,7 @@ class Block:
     phases: Sequence[Mapping[str, float]] = ()
     cpu_s: float = 0.0
     peak_bytes: int | None = None
+    waited: float = 0.0
 
 
 @dataclass

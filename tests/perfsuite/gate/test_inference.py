@@ -149,7 +149,19 @@ def test_five_times_slower_is_red_whatever_else() -> None:
     disturbed = replace(current, quiet=np.zeros(len(current), dtype=np.bool_))
     for one in (current, unknown, disturbed):
         assert last(one, stored) is Verdict.REGRESSION
-        assert judge(one, stored, margin=None, look=1, looks=LOOKS).verdict is Verdict.REGRESSION
+        if one is not disturbed:
+            first = judge(one, stored, margin=None, look=1, looks=LOOKS)
+            assert first.verdict is Verdict.REGRESSION
+
+
+def test_what_shares_its_processor_is_not_red_for_being_twice_as_long() -> None:
+    # Long calls lose their processor to others, and the reference's short ones fit in between.
+    current = slower(sample(1), 1.2)
+    disturbed = replace(current, quiet=np.zeros(len(current), dtype=np.bool_))
+    judgement = judge(disturbed, sample(0), margin=None, look=LOOKS, looks=LOOKS)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "undisturbed" in judgement.reason
+    assert last(current, sample(0)) is Verdict.REGRESSION
 
 
 def test_a_speed_that_is_not_stored_is_no_verdict_on_small_changes() -> None:
