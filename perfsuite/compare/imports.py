@@ -134,6 +134,7 @@ def survey(root: Path, folder: Path, files: Sequence[Path], path: Sequence[str])
         or unmapped.intersection(one["files"])
         or (one["editable"] and any(link.is_relative_to(project) for link in linked))
     ]
+    _refuse_elsewhere(found["distributions"], root, projects, modules)
     projects = list(dict.fromkeys([*projects, *copied]))
     places = packages(root, roots, shims, modules)
     hidden = [*fresh, *(finder["placeholder"] for finder in finders if finder["placeholder"])]
@@ -187,6 +188,32 @@ def installed_modules(folder: Path) -> list[str]:
     """Return the topmost packages and modules with code in a folder that was installed into."""
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return list(_modules_of(files, flat=False))
+
+
+def _refuse_elsewhere(
+    distributions: Iterable[Mapping[str, Any]],
+    root: Path,
+    projects: Iterable[Path],
+    modules: Iterable[str],
+) -> None:
+    """Refuse an editable install of another checkout of a project: both sides would import that one.
+
+    Raises:
+        UsageError: naming the project, and where it is installed from.
+    """
+    by_name = {name: project for project in projects if (name := project_name(root / project))}
+    for one in distributions:
+        project, url = by_name.get(one["name"]), urlsplit(one["url"])
+        if project is None or not one["editable"] or url.scheme != "file":
+            continue
+        folder = Path(unquote(url.path), one["subdirectory"]).resolve()
+        layout = project / "src" if (root / project / "src").is_dir() else project
+        own = set(_modules(root, [layout], {}))
+        if not folder.is_relative_to(root) and own and not own.intersection(modules):
+            raise UsageError(
+                f"{one['name']}: is an editable install of {folder}, so that neither revision of {root} would "
+                "be imported: install this checkout, as an editable install"
+            )
 
 
 def _finders(

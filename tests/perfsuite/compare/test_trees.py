@@ -112,6 +112,25 @@ def test_a_path_file_leads_each_side_to_its_own_folder(
         assert (value(head, "later"), value(base, "later")) == ("new", "")
 
 
+def test_an_editable_install_of_another_checkout_is_refused(
+    repository: MakeRepository, environment: Path, tmp_path: Path
+) -> None:
+    files = {"pyproject.toml": PROJECT, "src/package/__init__.py": "VALUE = 'old'"}
+    root = repository({**files, "tests/test_it.py": TEST})
+    other = tmp_path / "other"
+    (other / "src" / "package").mkdir(parents=True)
+    (other / "src" / "package" / "__init__.py").write_text("VALUE = 'other'")
+    editable(environment, other, files={"_a_package.pth": f"{other}/src\n"})
+    with (
+        pytest.raises(UsageError, match=f"a-package: is an editable install of {other}"),
+        compared(root, tmp_path),
+    ):
+        pass
+    # The session imports from this checkout all the same, where its path says so.
+    with compared(root, tmp_path, path=[str(root / "src")]) as (head, base):
+        assert value(head) == value(base) == "old"
+
+
 def finder(mapping: Mapping[str, Path]) -> str:
     """As setuptools writes them."""
     mapped = {name: str(path) for name, path in mapping.items()}
