@@ -110,6 +110,7 @@ class Folder:
         Raises:
             MeasurementError: if no verdict came of it.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
         made = self._reports(kind)
         # Not how many there are: a damaged one may have been removed.
         number = int(made[-1].stem.rpartition("-")[2]) + 1 if made else 0

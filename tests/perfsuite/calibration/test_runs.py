@@ -91,6 +91,12 @@ def test_a_run_is_kept_and_read_again(folder: Folder, fake: Pytest) -> None:
     assert f"--perf-baselines={folder.path / BASELINES}" in command
 
 
+def test_a_comparison_needs_no_folder_before(tmp_path: Path, fake: Pytest) -> None:
+    folder = Folder(tmp_path / "new", ["tests"])
+    assert folder.run(Kind(mode=COMPARE)).outcomes
+    assert fake.options() == ["--perf-against=HEAD"]
+
+
 def test_a_report_that_was_removed_leaves_the_later_ones_alone(
     folder: Folder, fake: Pytest, store: Store
 ) -> None:
