@@ -17,7 +17,7 @@ SETTING = "perf_baselines"
 DEFAULT = "baselines.json"
 
 # In pytest's order. The first four count whatever they hold.
-_FILES = (
+INI_FILES = (
     "pytest.toml",
     ".pytest.toml",
     "pytest.ini",
@@ -52,7 +52,7 @@ def nearest_ini(start: Path) -> IniFile | None:
     start = start.resolve()
     bare: IniFile | None = None
     for folder in [start, *start.parents]:
-        for name in _FILES:
+        for name in INI_FILES:
             path = folder / name
             if not path.is_file():
                 continue
@@ -134,4 +134,4 @@ def _settings_of_ini(path: Path) -> Mapping[str, Any] | None:
     section = "tool:pytest" if path.name == "setup.cfg" else "pytest"
     if section in content:
         return dict(content[section].items())
-    return {} if path.name in _FILES[:4] else None
+    return {} if path.name in INI_FILES[:4] else None

@@ -7,17 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from perfsuite.compare.revisions import copy_or_remove, tracked, untracked
+from perfsuite.locating import INI_FILES
 
 _FOLDERS = frozenset({"tests", "test", "benchmarks", "bench"})
-_INI_FILES = (
-    "pytest.toml",
-    ".pytest.toml",
-    "pytest.ini",
-    ".pytest.ini",
-    "pyproject.toml",
-    "tox.ini",
-    "setup.cfg",
-)
 
 
 def overlay(source: Path, target: Path, files: Sequence[Path]) -> None:
@@ -56,4 +48,4 @@ def _single_files(files: Iterable[Path]) -> Iterator[Path]:
         yield file
         for folder in file.parents:
             yield folder / "conftest.py"
-            yield from (folder / name for name in _INI_FILES)
+            yield from (folder / name for name in INI_FILES)
