@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from perfsuite import settings
-from perfsuite.errors import BenchmarkError, UsageError
+from perfsuite.errors import BenchmarkError
 from perfsuite.processes.benchmark import TOTAL, Benchmark
 from perfsuite.settings import Settings
 
@@ -246,7 +246,7 @@ class MeasuringSession:
         if not self.outcomes and not self.settings.delays:
             return
         from perfsuite.gate import views
-        from perfsuite.gate.outcome import Status
+        from perfsuite.gate.outcome import JUDGED, Status
 
         reporter.section("latency gate")
         for name, factors in self.settings.delays.items():
@@ -272,11 +272,7 @@ class MeasuringSession:
             )
         if os.environ.get("GITHUB_ACTIONS") == "true":
             for outcome in self.outcomes:
-                if outcome.failed or outcome.status not in (
-                    Status.PASS,
-                    Status.IMPROVED,
-                    Status.RECORDED,
-                ):
+                if outcome.failed or outcome.status not in JUDGED:
                     reporter.line(views.annotation(outcome))
 
     def close(self) -> None:
@@ -312,6 +308,3 @@ class Progress:
 
 def _is_parallel(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput") or bool(getattr(config.option, "numprocesses", None))
-
-
-__all__ = ["EXIT_UNJUDGED", "GATED", "MeasuringSession", "UsageError"]

@@ -221,12 +221,13 @@ class Sampler:
         """Whether no further look may begin."""
         return self.elapsed_s >= self._rules.time_limit_s
 
-    def look(self, processes: int, *, least: int = 1, limit_s: float = math.inf) -> list[Measured]:
-        """Measure ``processes`` fresh ones, at least ``least`` however late it is."""
+    def look(
+        self, processes: int, *, least: int = 1, limit_s: float | None = None
+    ) -> list[Measured]:
+        """Measure ``processes`` fresh ones, at least ``least`` however late it is; until ``limit_s`` or the time limit."""
+        end_s = self._rules.time_limit_s if limit_s is None else limit_s
         made: list[Measured] = []
-        while len(made) < processes and (
-            len(made) < least or self.elapsed_s < min(limit_s, self._rules.time_limit_s)
-        ):
+        while len(made) < processes and (len(made) < least or self.elapsed_s < end_s):
             made.append(self._one())
             self.measured.append(made[-1])
             self._progress(len(self.measured))
@@ -234,12 +235,8 @@ class Sampler:
 
     def confirm(self, processes: int) -> list[Measured]:
         """Measure ``processes`` fresh ones to confirm a red verdict, beyond the limit if need be."""
-        limit_s, made = _CONFIRMATION * self._rules.time_limit_s, list[Measured]()
-        while len(made) < processes and (len(made) < inference.FEWEST or self.elapsed_s < limit_s):
-            made.append(self._one())
-            self.measured.append(made[-1])
-            self._progress(len(self.measured))
-        return made
+        limit_s = _CONFIRMATION * self._rules.time_limit_s
+        return self.look(processes, least=inference.FEWEST, limit_s=limit_s)
 
     def _one(self) -> Measured:
         with self._open(self._references) as pair:

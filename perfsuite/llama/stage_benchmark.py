@@ -5,7 +5,6 @@ Nothing is started before the first call: the session that measures runs the tes
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -24,11 +23,11 @@ from transformers import LlamaForCausalLM  # noqa: F401 - once in a server, not 
 import runtime.worker  # with all that a worker needs
 from perfsuite.llama.stage_workload import StageWorkload
 from perfsuite.llama.unsplit import DTYPES, load_unsplit
+from perfsuite.processes.child import end_with_parent
 from runtime import STAGES, SplitLlama, load_checkpoint
 
 _START_TIMEOUT_S = 120.0
 _ATTEMPTS = 3
-_PR_SET_PDEATHSIG = 1
 
 
 class StageBenchmark:
@@ -151,10 +150,7 @@ def _fork_worker(command: Sequence[str], errors: Path) -> int:
     worker = os.fork()
     if worker:
         return worker
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended just before
-        os._exit(1)
+    end_with_parent()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr = sys.__stderr__  # pytest's takes what is written elsewhere
