@@ -224,7 +224,7 @@ class Sampler:
     def look(
         self, processes: int, *, least: int = 1, limit_s: float | None = None
     ) -> list[Measured]:
-        """Measure ``processes`` fresh ones, at least ``least`` however late it is; until ``limit_s`` or the time limit."""
+        """Measure fresh processes, at least ``least`` however late it is; until ``limit_s`` or the time limit."""
         end_s = self._rules.time_limit_s if limit_s is None else limit_s
         made: list[Measured] = []
         while len(made) < processes and (len(made) < least or self.elapsed_s < end_s):
