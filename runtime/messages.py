@@ -1,223 +1,155 @@
-"""What may cross the boundary, and every check on it. Whatever arrives is hostile until it has passed here."""
+"""What may cross the boundary. Whatever arrives is hostile until it has been decoded here.
+
+A message is a msgpack map of one of the types below. Decoding checks every type, range, length and count,
+refuses fields that it does not know, and builds nothing that the type does not name, so that time and memory
+are bounded by the message's size.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-import msgpack
+import msgspec
+from msgspec import Meta, Struct
 
 from runtime.errors import HandshakeError, ProtocolError
 from runtime.operations import Call
 from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec
+from runtime.text import printable
 from runtime.trace import WorkerDurations
+from runtime.transports.base import Data
 
 PROTOCOL_VERSION = 2
 
-_MAX_DIMENSIONS = 4
-_MAX_INTEGER = 2**63 - 1
-_MAX_ENTRIES = 8
 _MAX_TEXT = 4096
+_REMEMBERED_SPECS = 1024
+_SHOWN = 200  # characters of somebody else's value in an error
+
+Text = Annotated[str, Meta(max_length=_MAX_TEXT)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Dimension = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Shape = Annotated[tuple[Dimension, ...], Meta(min_length=1, max_length=4)]
+Modules = Annotated[tuple[str, ...], Meta(max_length=8)]
+Places = Annotated[Sequence[Count], Meta(max_length=8)]
+
+Scalar = bool | int | float | Text | None
+Numbers = Annotated[list[float], Meta(max_length=_MAX_TEXT)]
+Nested = Annotated[dict[Text, Scalar | Numbers], Meta(max_length=64)]
+Config = Annotated[dict[Text, Scalar | Numbers | Nested], Meta(max_length=64)]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorMessage:
-    """A tensor as a message carries it."""
+class TensorMessage(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A tensor as a message carries it. ``payload`` is its bytes, or where it lies."""
 
-    spec: TensorSpec
-    payload: Payload
-
-    def pack(self) -> dict[str, Any]:
-        """Return the msgpack form."""
-        return {
-            "dtype": DTYPE_NAMES[self.spec.dtype],
-            "shape": self.spec.shape,
-            "payload": self.payload,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A call and its tensors. ``outputs`` are places for the results, where the transport has such."""
-
-    session: int
-    sequence: int
-    call: Call
-    inputs: Sequence[TensorMessage]
-    outputs: Sequence[Payload] = ()
-
-    def encode(self) -> bytes:
-        """Return the message's bytes."""
-        call = self.call
-        return packb(
-            {
-                "session": self.session,
-                "sequence": self.sequence,
-                "operation": call.operation,
-                "layer": call.layer,
-                "modules": call.modules,
-                "transpose_b": call.transpose_b,
-                "inputs": [tensor.pack() for tensor in self.inputs],
-                "outputs": self.outputs,
-            }
-        )
+    dtype: Literal["float32", "bfloat16", "int64"]
+    shape: Shape
+    payload: Count | bytes
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> Request:
-        """Check a decoded message.
+    def of(cls, spec: TensorSpec, payload: Payload) -> TensorMessage:
+        """Describe a tensor; any buffer is sent as bytes."""
+        dtype = cast('Literal["float32", "bfloat16", "int64"]', DTYPE_NAMES[spec.dtype])
+        return cls(dtype, spec.shape, cast("int | bytes", payload))
 
-        Raises:
-            ProtocolError: naming the field that is missing or wrong.
-        """
-        session, sequence, operation, layer, modules, transpose_b, inputs, outputs = _checked(
-            fields, _REQUEST_FIELDS
-        )
-        for index, module in enumerate(modules):
-            if type(module) is not str:
-                raise ProtocolError(f"modules[{index}]", f"must be text, got {_kind(module)}")
-        for index, place in enumerate(outputs):
-            _check_offset(f"outputs[{index}]", place)
+    @property
+    def spec(self) -> TensorSpec:
+        """Its element type and shape."""
+        return _spec(self.dtype, self.shape)
+
+
+Tensors = Annotated[Sequence[TensorMessage], Meta(max_length=8)]
+
+
+@lru_cache(maxsize=_REMEMBERED_SPECS)
+def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
+    return TensorSpec(DTYPES[dtype], shape)
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """A call and its tensors. ``outputs`` are places for the results, where the transport has such."""
+
+    session: Count
+    sequence: Count
+    operation: Text
+    layer: Count | None
+    modules: Modules
+    transpose_b: bool
+    inputs: Tensors
+    outputs: Places
+
+    @classmethod
+    def of(
+        cls,
+        session: int,
+        sequence: int,
+        call: Call,
+        inputs: Sequence[TensorMessage],
+        outputs: Sequence[Payload] = (),
+    ) -> Request:
+        """Ask for ``call``."""
         return cls(
             session,
             sequence,
-            Call(operation, layer, tuple(modules), transpose_b),
-            _tensors("inputs", inputs),
-            outputs,
+            call.operation,
+            call.layer,
+            call.modules,
+            call.transpose_b,
+            inputs,
+            cast("Sequence[int]", outputs),
         )
 
+    @property
+    def call(self) -> Call:
+        """What is to be computed."""
+        return Call(self.operation, self.layer, self.modules, self.transpose_b)
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+
+class Reply(Struct, frozen=True, forbid_unknown_fields=True):
     """The results of a request, in its order, and what they cost the worker.
 
-    ``outputs`` is empty where the request named places: the results lie there.
+    ``outputs`` is empty where the request named places: the results lie there. ``serialize_s`` is the last
+    field, so that the seconds that packing took can be written into the packed message.
     """
 
-    sequence: int
-    outputs: Sequence[TensorMessage]
-    durations: WorkerDurations
-    payload_copies: int
+    sequence: Count
+    outputs: Tensors
+    deserialize_s: float
+    device_s: float
+    payload_copies: Count
+    serialize_s: float
 
-    @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> Reply:
-        """Check a decoded message.
-
-        Raises:
-            ProtocolError: naming the field that is missing or wrong.
-        """
-        sequence, outputs, deserialize_s, device_s, payload_copies, serialize_s = _checked(
-            fields, _REPLY_FIELDS
-        )
-        return cls(
-            sequence,
-            _tensors("outputs", outputs),
-            WorkerDurations(deserialize_s, device_s, serialize_s),
-            payload_copies,
-        )
+    @property
+    def durations(self) -> WorkerDurations:
+        """The worker's own seconds."""
+        return WorkerDurations(self.deserialize_s, self.device_s, self.serialize_s)
 
 
-def encode_reply(
-    sequence: int,
-    outputs: Sequence[TensorMessage],
-    deserialize_s: float,
-    device_s: float,
-    payload_copies: int,
-    serialize_started: float,
-) -> memoryview:
-    """Pack a reply whose last field is the time that packing it took.
-
-    ``serialize_started`` is the ``time.perf_counter()`` at which serializing began.
-    """
-    fields = {
-        "sequence": sequence,
-        "outputs": [tensor.pack() for tensor in outputs],
-        "deserialize_s": deserialize_s,
-        "device_s": device_s,
-        "payload_copies": payload_copies,
-    }
-    packer = msgpack.Packer(autoreset=False)
-    packer.pack_map_header(len(fields) + 1)
-    for name, value in fields.items():
-        packer.pack(name)
-        packer.pack(value)
-    packer.pack("serialize_s")
-    packer.pack(time.perf_counter() - serialize_started)
-    return memoryview(packer.getbuffer())
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorReply(Struct, frozen=True, forbid_unknown_fields=True):
     """Why the worker did not compute: the offending field and the problem."""
 
-    kind: str
-    field: str
-    problem: str
-
-    def encode(self) -> bytes:
-        """Return the message's bytes."""
-        return packb(
-            {
-                "error": {
-                    "kind": self.kind,
-                    "field": self.field[:_MAX_TEXT],
-                    "problem": self.problem[:_MAX_TEXT],
-                }
-            }
-        )
+    kind: Text
+    field: Text
+    problem: Text
 
     @classmethod
-    def find(cls, fields: Mapping[str, Any]) -> Refusal | None:
-        """Return the refusal that a reply holds, None where it holds results.
-
-        Raises:
-            ProtocolError: if the refusal itself is malformed.
-        """
-        if "error" not in fields:
-            return None
-        error = fields["error"]
-        if type(error) is not dict:
-            raise ProtocolError("error", f"must be a map, got {_kind(error)}")
-        return cls(*_checked(error, _REFUSAL_FIELDS))
+    def of(cls, kind: str, field: str, problem: str) -> ErrorReply:
+        """Cut what is too long to be read."""
+        return cls(kind, field[:_MAX_TEXT], problem[:_MAX_TEXT])
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Struct, frozen=True, forbid_unknown_fields=True):
     """What both sides must agree on before anything is computed."""
 
-    protocol: int
-    config: Mapping[str, Any]
-    digest: str
-    dtype: str
-    device: str
-    granularity: str
-
-    def pack(self) -> dict[str, Any]:
-        """Return the msgpack form."""
-        return {
-            "protocol": self.protocol,
-            "config": dict(self.config),
-            "digest": self.digest,
-            "dtype": self.dtype,
-            "device": self.device,
-            "granularity": self.granularity,
-        }
-
-    @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> Hello:
-        """Check a decoded message.
-
-        Raises:
-            ProtocolError: naming the field that is missing or wrong.
-        """
-        # Before any other field: another version may well have other fields.
-        (protocol,) = _checked(fields, {"protocol": (int,)})
-        if protocol != PROTOCOL_VERSION:
-            raise HandshakeError(
-                f"protocol: the other side speaks version {protocol}, this one {PROTOCOL_VERSION}"
-            )
-        return cls(*_checked(fields, _HELLO_FIELDS))
+    protocol: Count
+    config: Config
+    digest: Text
+    dtype: Text
+    device: Text
+    granularity: Text
 
     def check_against(self, own: Hello) -> None:
         """Compare the other side's hello with this side's.
@@ -237,136 +169,197 @@ class Hello:
             )
 
 
+class Welcome(Struct, frozen=True, forbid_unknown_fields=True):
+    """The worker's answer to a hello: its own, the session that it opened, and what it says of itself."""
+
+    hello: Hello
+    session: Count
+    worker: Annotated[dict[Text, Text | Count], Meta(max_length=16)]
+
+
+class _Greeting(Struct, frozen=True, forbid_unknown_fields=True):
+    hello: Hello
+
+
+class _Failure(Struct, frozen=True, forbid_unknown_fields=True):
+    error: ErrorReply
+
+
+class _Version(Struct, frozen=True):
+    protocol: Count
+
+
+class _AnyGreeting(Struct, frozen=True):
+    """A hello of any version, whose other fields may be others."""
+
+    hello: _Version
+
+
+Message = TypeVar("Message")
+
+_ENCODER = msgspec.msgpack.Encoder()
+_REQUEST = msgspec.msgpack.Decoder(Request)
+_REPLY = msgspec.msgpack.Decoder(Reply)
+_WELCOME = msgspec.msgpack.Decoder(Welcome)
+_GREETING = msgspec.msgpack.Decoder(_Greeting)
+_ANY_GREETING = msgspec.msgpack.Decoder(_AnyGreeting)
+_FAILURE = msgspec.msgpack.Decoder(_Failure)
+
+# What decoding may raise: text that is not UTF-8 is no error of msgspec's own.
+_UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
+
+
+def encode(message: Request | Reply | Welcome) -> bytes:
+    """Return the message's bytes."""
+    return _ENCODER.encode(message)
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """Return the bytes of the message that opens a conversation."""
+    return _ENCODER.encode(_Greeting(hello))
+
+
+def encode_error(error: ErrorReply) -> bytes:
+    """Return the bytes of the answer to a request that was not computed."""
+    return _ENCODER.encode(_Failure(error))
+
+
+def encode_reply(reply: Reply, seconds: Callable[[], float]) -> bytearray:
+    """Pack ``reply`` and write ``seconds()``, asked for when all else is packed, as its ``serialize_s``."""
+    packed = bytearray()
+    _ENCODER.encode_into(reply, packed)
+    # A float's eight bytes, the message's last (msgpack specification, float 64).
+    struct.pack_into(">d", packed, len(packed) - 8, seconds())
+    return packed
+
+
+def decode_request(raw: Data) -> Request | Hello:
+    """Decode what a worker receives.
+
+    Raises:
+        ProtocolError: naming the field that is missing or wrong.
+        HandshakeError: for a hello of another version of the protocol.
+    """
+    try:
+        request = _REQUEST.decode(raw)
+    except _UNDECODABLE as error:
+        greeting = _other(_GREETING, raw, "hello", error)
+        _check_version(greeting.hello)
+        return greeting.hello
+    _check_payloads("inputs", request.inputs)
+    return request
+
+
+def decode_reply(raw: Data) -> Reply | ErrorReply:
+    """Decode the answer to a call.
+
+    Raises:
+        ProtocolError: naming the field that is missing or wrong.
+    """
+    try:
+        reply = _REPLY.decode(raw)
+    except _UNDECODABLE as error:
+        return _fit_to_show(_other(_FAILURE, raw, "error", error).error)
+    _check_payloads("outputs", reply.outputs)
+    return reply
+
+
+def decode_welcome(raw: Data) -> Welcome | ErrorReply:
+    """Decode the answer to a hello.
+
+    Raises:
+        ProtocolError: naming the field that is missing or wrong.
+        HandshakeError: if the other side speaks another version of the protocol.
+    """
+    try:
+        welcome = _WELCOME.decode(raw)
+    except _UNDECODABLE as error:
+        _check_any_version(raw)
+        return _fit_to_show(_other(_FAILURE, raw, "error", error).error)
+    _check_version(welcome.hello)
+    return welcome
+
+
+def _other(
+    decoder: msgspec.msgpack.Decoder[Message], raw: Data, name: str, first: BaseException
+) -> Message:
+    """Decode ``raw`` as the kind of message that has the one field ``name``.
+
+    ``first`` is why it is not of the usual kind: what is wrong with it, unless it has that field.
+    """
+    try:
+        return decoder.decode(raw)
+    except _UNDECODABLE as second:
+        path, _ = _place(second)
+        if path.split(".")[0] != name:
+            raise _problem(first) from first
+        _check_any_version(raw)
+        raise _problem(second) from second
+
+
+def _check_any_version(raw: Data) -> None:
+    """Check the version first: another may well have other fields."""
+    try:
+        version = _ANY_GREETING.decode(raw).hello
+    except _UNDECODABLE:
+        return  # said otherwise
+    _check_version(version)
+
+
+def _check_version(hello: Hello | _Version) -> None:
+    if hello.protocol != PROTOCOL_VERSION:
+        raise HandshakeError(
+            f"protocol: the other side speaks version {hello.protocol}, this one {PROTOCOL_VERSION}"
+        )
+
+
+def _fit_to_show(error: ErrorReply) -> ErrorReply:
+    return ErrorReply(error.kind, printable(error.field), printable(error.problem))
+
+
+_WHERE = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+
+
+def _problem(error: BaseException) -> ProtocolError:
+    """Say which field of a message does not hold what it must, or that the message is none."""
+    if not isinstance(error, msgspec.ValidationError):
+        return ProtocolError("message", f"is not msgpack ({type(error).__name__})")
+    path, what = _place(error)
+    # What is inside a hello or an error is known by its own name.
+    path = path.removeprefix("hello.").removeprefix("error.")
+    missing = _MISSING.fullmatch(what)
+    if missing:
+        inside = path and path not in ("hello", "error")
+        return ProtocolError(f"{path}.{missing[1]}" if inside else missing[1], "is missing")
+    # A dimension is told by its shape, and whatever a map holds by the map.
+    path = re.sub(r"(\.shape)\[.*|\[\.\.\.\].*", r"\1", path)
+    return ProtocolError(path or "message", printable(what, _SHOWN))
+
+
+def _place(error: BaseException) -> tuple[str, str]:
+    """Return the path to the field that could not be decoded, empty for the message itself, and why."""
+    found = _WHERE.fullmatch(str(error)) if isinstance(error, msgspec.ValidationError) else None
+    return (found["path"] or "", found["what"]) if found else ("", str(error))
+
+
+def _check_payloads(name: str, tensors: Sequence[TensorMessage]) -> None:
+    for index, tensor in enumerate(tensors):
+        payload = tensor.payload
+        if type(payload) is bytes and len(payload) != tensor.spec.nbytes:
+            raise ProtocolError(
+                f"{name}[{index}].payload",
+                f"has {len(payload)} bytes, {tensor.spec} needs {tensor.spec.nbytes}",
+            )
+
+
 def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any]:
-    for key in sorted({*theirs, *ours}, key=str):
+    for key in sorted({*theirs, *ours}):
         if theirs.get(key) != ours.get(key):
-            return f"config.{key}"[:200], theirs.get(key), ours.get(key)
+            return f"config.{printable(key, _SHOWN)}", theirs.get(key), ours.get(key)
     return "config", dict(theirs), dict(ours)
 
 
-def packb(fields: Mapping[str, Any]) -> bytes:
-    """Encode a message."""
-    return bytes(msgpack.packb(fields))
-
-
-def unpackb(raw: bytes | memoryview) -> Mapping[str, Any]:
-    """Decode a message into a mapping with text keys.
-
-    Raises:
-        ProtocolError: if ``raw`` is not one.
-    """
-    try:
-        # Lengths are bounded by the buffer itself; keys other than text are refused by the library.
-        fields = msgpack.unpackb(raw, strict_map_key=True)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise ProtocolError("message", f"is not msgpack ({type(error).__name__})") from error
-    if type(fields) is not dict:
-        raise ProtocolError("message", f"must be a map, got {_kind(fields)}")
-    return fields
-
-
 def _shown(value: object) -> str:
-    return f"{value!r:.200}" if type(value) in (bool, int, float, str, type(None)) else _kind(value)
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
-
-
-_Kinds = tuple[type, ...]
-
-_REQUEST_FIELDS: Mapping[str, _Kinds] = {
-    "session": (int,),
-    "sequence": (int,),
-    "operation": (str,),
-    "layer": (int, type(None)),
-    "modules": (list,),
-    "transpose_b": (bool,),
-    "inputs": (list,),
-    "outputs": (list,),
-}
-_REPLY_FIELDS: Mapping[str, _Kinds] = {
-    "sequence": (int,),
-    "outputs": (list,),
-    "deserialize_s": (float,),
-    "device_s": (float,),
-    "payload_copies": (int,),
-    "serialize_s": (float,),
-}
-_HELLO_FIELDS: Mapping[str, _Kinds] = {
-    "protocol": (int,),
-    "config": (dict,),
-    "digest": (str,),
-    "dtype": (str,),
-    "device": (str,),
-    "granularity": (str,),
-}
-_REFUSAL_FIELDS: Mapping[str, _Kinds] = {"kind": (str,), "field": (str,), "problem": (str,)}
-
-
-def _checked(fields: Mapping[str, Any], kinds: Mapping[str, _Kinds]) -> list[Any]:
-    """Return the values of the fields that ``kinds`` names, each of an allowed type and size.
-
-    Types are compared exactly: a bool must not pass for an int. This is on the path of every call, so it
-    is one plain loop.
-    """
-    values = []
-    for name, allowed in kinds.items():
-        try:
-            value = fields[name]
-        except KeyError:
-            raise ProtocolError(name, "is missing") from None
-        kind = type(value)
-        if kind not in allowed:
-            raise ProtocolError(name, f"has the wrong type {kind.__name__}")
-        if kind is int:
-            if not 0 <= value <= _MAX_INTEGER:
-                raise ProtocolError(name, f"{value} is out of range")
-        elif kind is str:
-            if len(value) > _MAX_TEXT:
-                raise ProtocolError(name, f"has {len(value)} characters, {_MAX_TEXT} are allowed")
-        elif kind is list and len(value) > _MAX_ENTRIES:
-            raise ProtocolError(name, f"has {len(value)} entries, {_MAX_ENTRIES} are allowed")
-        values.append(value)
-    return values
-
-
-def _check_offset(field: str, value: object) -> None:
-    if type(value) is not int:
-        raise ProtocolError(field, f"must be an offset, got {_kind(value)}")
-    if not 0 <= value <= _MAX_INTEGER:
-        raise ProtocolError(field, f"offset {value} is out of range")
-
-
-def _tensors(name: str, values: Sequence[object]) -> list[TensorMessage]:
-    return [_tensor(f"{name}[{index}]", value) for index, value in enumerate(values)]
-
-
-def _tensor(path: str, value: object) -> TensorMessage:
-    if type(value) is not dict:
-        raise ProtocolError(path, f"must be a map, got {_kind(value)}")
-    try:
-        dtype_name, shape, payload = value["dtype"], value["shape"], value["payload"]
-    except KeyError as error:
-        raise ProtocolError(f"{path}.{error.args[0]}", "is missing") from None
-    dtype = DTYPES.get(dtype_name) if type(dtype_name) is str else None
-    if dtype is None:
-        raise ProtocolError(
-            f"{path}.dtype", f"{_shown(dtype_name)} is not one of {', '.join(DTYPES)}"
-        )
-    if type(shape) is not list or not 1 <= len(shape) <= _MAX_DIMENSIONS:
-        raise ProtocolError(f"{path}.shape", f"must be a list of 1 to {_MAX_DIMENSIONS} dimensions")
-    for dimension in shape:
-        if type(dimension) is not int or not 1 <= dimension <= _MAX_INTEGER:
-            raise ProtocolError(
-                f"{path}.shape", f"dimension {_shown(dimension)} is not a positive integer"
-            )
-    spec = TensorSpec(dtype, tuple(shape))
-    if type(payload) is bytes:
-        if len(payload) != spec.nbytes:
-            raise ProtocolError(
-                f"{path}.payload", f"has {len(payload)} bytes, {spec} needs {spec.nbytes}"
-            )
-    else:
-        _check_offset(f"{path}.payload", payload)
-    return TensorMessage(spec, payload)
+    plain = type(value) in (bool, int, float, str, type(None))
+    return printable(repr(value), _SHOWN) if plain else type(value).__name__

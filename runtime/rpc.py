@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from runtime.checkpoints import ModelConfig
 from runtime.errors import (
+    ArenaError,
     HandshakeError,
     ProtocolError,
     SplitError,
@@ -19,14 +20,29 @@ from runtime.errors import (
     WorkerRefused,
     WorkerTimeout,
 )
-from runtime.messages import Hello, Refusal, Reply, Request, TensorMessage, packb, unpackb
+from runtime.messages import (
+    ErrorReply,
+    Hello,
+    Reply,
+    Request,
+    TensorMessage,
+    decode_reply,
+    decode_welcome,
+    encode,
+    encode_hello,
+)
 from runtime.operations import Call, remembered_output_specs
 from runtime.slowdown import Slowdown
 from runtime.tensors import TensorSpec
+from runtime.text import printable
 from runtime.trace import RpcRecord
-from runtime.transports.base import ClientChannel, PeerGone, ReceiveTimeout
+from runtime.transports.base import ClientChannel, Data, PeerGone, ReceiveTimeout
 
-_REFUSALS: Mapping[str, type[WorkerError] | type[HandshakeError]] = {
+Answer = TypeVar("Answer")
+
+_SHOWN = 40  # characters of somebody else's word in an error
+
+_ERRORS: Mapping[str, type[WorkerError] | type[HandshakeError]] = {
     "protocol": WorkerRefused,
     "handshake": HandshakeError,
     "failure": WorkerError,
@@ -62,15 +78,13 @@ class RpcClient:
             HandshakeError: naming the first thing that differs.
             WorkerError, ProtocolError: as ``call``.
         """
-        fields = self._exchange(packb({"hello": own.pack()}))
-        theirs, session, worker = (fields.get(name) for name in ("hello", "session", "worker"))
-        if type(theirs) is not dict:
-            raise ProtocolError("hello", "is missing or no map")
-        Hello.parse(theirs).check_against(own)
-        if type(session) is not int or type(worker) is not dict:
-            raise ProtocolError("session", "or worker is missing or of the wrong type")
-        self._session = session
-        return worker
+        welcome = self._exchange(encode_hello(own), decode_welcome)[0]
+        welcome.hello.check_against(own)
+        self._session = welcome.session
+        return {
+            name: printable(value) if isinstance(value, str) else value
+            for name, value in welcome.worker.items()
+        }
 
     def prepare(self, payload_bytes: int) -> None:
         """Make room for a forward pass, as ``ClientChannel.prepare``.
@@ -85,7 +99,10 @@ class RpcClient:
             self.channel.prepare(payload_bytes)
         except (PeerGone, ReceiveTimeout) as error:
             raise self._lost(error) from error
-        except ProtocolError:
+        except ArenaError:
+            raise  # answered: the conversation goes on
+        except BaseException:
+            # Also on Ctrl-C: the answer is still on its way.
             self.broken = True
             raise
 
@@ -105,23 +122,24 @@ class RpcClient:
         input_specs = tuple(map(TensorSpec.of, inputs))
         specs = self._output_specs(call, input_specs)
         places = self.channel.reserve(specs)
-        request = Request(
-            session=self._session,
-            sequence=self._sequence + 1,
-            call=call,
-            inputs=[
-                TensorMessage(spec, self.channel.pack(tensor))
-                for spec, tensor in zip(input_specs, inputs, strict=True)
-            ],
-            outputs=[self.channel.pack(place) for place in places],
-        ).encode()
+        request = encode(
+            Request.of(
+                self._session,
+                self._sequence + 1,
+                call,
+                [
+                    TensorMessage.of(spec, self.channel.pack(tensor))
+                    for spec, tensor in zip(input_specs, inputs, strict=True)
+                ],
+                [self.channel.pack(place) for place in places],
+            )
+        )
         self._sequence += 1
         sent = time.perf_counter()
         if self._slowdown:
             sent += self._slowdown.stretch("serialize", sent - started)
-        fields, arrived = self._send_and_receive(request)
+        reply, arrived = self._exchange(request, decode_reply)
         try:
-            reply = Reply.parse(self._accepted(fields))
             outputs = self._checked_outputs(reply, specs, places)
             problem = reply.durations.problem(arrived - sent)
             if problem:
@@ -179,32 +197,28 @@ class RpcClient:
             for index, output in enumerate(reply.outputs)
         ]
 
-    def _exchange(self, request: bytes) -> Mapping[str, Any]:
-        return self._accepted(self._send_and_receive(request)[0])
-
-    def _send_and_receive(self, request: bytes) -> tuple[Mapping[str, Any], float]:
-        """Return the decoded reply and the time at which it arrived."""
+    def _exchange(
+        self, request: bytes, decode: Callable[[Data], Answer | ErrorReply]
+    ) -> tuple[Answer, float]:
+        """Return the decoded answer and the time at which it arrived; an error reply is raised."""
         try:
             self.channel.send(request)
             raw = self.channel.receive()
             arrived = time.perf_counter()
-            return unpackb(raw), arrived
+            answer = decode(raw)
         except (PeerGone, ReceiveTimeout) as error:
             raise self._lost(error) from error
         except BaseException:
             # Also on Ctrl-C: the reply is still on its way.
             self.broken = True
             raise
-
-    def _accepted(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return ``fields`` unless they are a refusal, which is raised."""
-        refusal = Refusal.find(fields)
-        if refusal is None:
-            return fields
-        kind = _REFUSALS.get(refusal.kind)
-        if kind is None:
-            raise ProtocolError("error.kind", f"{refusal.kind!r:.40} is unknown")
-        raise kind(f"the worker refused: {refusal.field}: {refusal.problem}")
+        if isinstance(answer, ErrorReply):
+            self.broken = True
+            kind = _ERRORS.get(answer.kind)
+            if kind is None:
+                raise ProtocolError("error.kind", f"{printable(answer.kind, _SHOWN)} is unknown")
+            raise kind(f"the worker refused: {answer.field}: {answer.problem}")
+        return answer, arrived
 
     def _lost(self, error: Exception) -> WorkerError:
         self.broken = True

@@ -13,10 +13,21 @@ import torch
 from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
 from runtime.errors import HandshakeError, ProtocolError
-from runtime.messages import Hello, Refusal, Request, TensorMessage, encode_reply, packb, unpackb
+from runtime.messages import (
+    ErrorReply,
+    Hello,
+    Reply,
+    Request,
+    TensorMessage,
+    Welcome,
+    decode_request,
+    encode,
+    encode_error,
+    encode_reply,
+)
 from runtime.operations import check_granularity, remembered_output_specs
 from runtime.slowdown import TOTAL, Slowdown
-from runtime.transports.base import PeerGone, ReceiveTimeout, ServerChannel
+from runtime.transports.base import Data, PeerGone, ReceiveTimeout, ServerChannel
 
 _log = logging.getLogger(__name__)
 
@@ -56,20 +67,20 @@ class Service:
                     continue
                 # Whatever a message provokes, the next client finds the worker alive.
                 except Exception as error:  # noqa: BLE001
-                    answer = _refusal(error).encode()
+                    answer = encode_error(_error_reply(error))
                 channel.send(answer)
         except PeerGone:
             return
 
-    def _answer(self, channel: ServerChannel, raw: bytes | memoryview) -> bytes | memoryview:
+    def _answer(self, channel: ServerChannel, raw: Data) -> Data:
         started = time.perf_counter()
-        fields = unpackb(raw)
-        if "hello" in fields:
-            return self._greet(fields["hello"])
-        request = Request.parse(fields)
+        request = decode_request(raw)
+        if isinstance(request, Hello):
+            return self._greet(request)
         self._check_turn(request)
-        check_granularity(request.call, self._hello.granularity)
-        specs = self._output_specs(request.call, tuple(tensor.spec for tensor in request.inputs))
+        call = request.call
+        check_granularity(call, self._hello.granularity)
+        specs = self._output_specs(call, tuple(tensor.spec for tensor in request.inputs))
         copies_before = channel.payload_copies
         inputs = [
             channel.unpack(f"inputs[{index}].payload", tensor.spec, tensor.payload)
@@ -83,39 +94,36 @@ class Service:
         _check_apart(inputs, outputs)
         unpacked = time.perf_counter()
         if self._slowdown:
-            if request.call.operation == "embedding":
+            if call.operation == "embedding":
                 self._answered = started  # a forward pass begins; what was before is not its time
             unpacked += self._slowdown.stretch("deserialize", unpacked - started)
-        self._device.run(request.call, inputs, outputs)
+        self._device.run(call, inputs, outputs)
         computed = time.perf_counter()
         if self._slowdown:
             self._slowdown.stretch("device", computed - unpacked)
             self._slowdown.stretch(TOTAL, computed - self._answered)
             computed = self._answered = time.perf_counter()
-        return encode_reply(
+        reply = Reply(
             sequence=request.sequence,
             outputs=[]
             if request.outputs
             else [
-                TensorMessage(spec, channel.pack(tensor))
+                TensorMessage.of(spec, channel.pack(tensor))
                 for spec, tensor in zip(specs, outputs, strict=True)
             ],
             deserialize_s=unpacked - started,
             device_s=computed - unpacked,
             payload_copies=channel.payload_copies - copies_before,
-            serialize_started=computed,
+            serialize_s=0.0,
         )
+        return encode_reply(reply, lambda: time.perf_counter() - computed)
 
-    def _greet(self, fields: object) -> bytes:
-        if type(fields) is not dict:
-            raise ProtocolError("hello", "must be a map")
-        self._session = None
-        Hello.parse(fields).check_against(self._hello)
+    def _greet(self, hello: Hello) -> bytes:
+        self._session = None  # not by a hello that is none: that may be somebody else's
+        hello.check_against(self._hello)
         self._session = secrets.randbits(62)
         self._sequence = 0
-        return packb(
-            {"hello": self._hello.pack(), "session": self._session, "worker": dict(self._about)}
-        )
+        return encode(Welcome(self._hello, self._session, dict(self._about)))
 
     def _check_turn(self, request: Request) -> None:
         if self._session is None or request.session != self._session:
@@ -135,10 +143,10 @@ def _check_apart(inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
         taken.append((begin, end))
 
 
-def _refusal(error: Exception) -> Refusal:
+def _error_reply(error: Exception) -> ErrorReply:
     if isinstance(error, ProtocolError):
-        return Refusal("protocol", error.field, error.problem)
+        return ErrorReply.of("protocol", error.field, error.problem)
     if isinstance(error, HandshakeError):
-        return Refusal("handshake", "hello", str(error))
+        return ErrorReply.of("handshake", "hello", str(error))
     _log.exception("a request failed", exc_info=error)
-    return Refusal("failure", type(error).__name__, str(error))
+    return ErrorReply.of("failure", type(error).__name__, str(error))

@@ -14,8 +14,8 @@ from runtime.errors import InputError
 Granularity = Literal["operation", "layer"]
 Attention = Literal["trusted", "fused"]
 
-_CLEAR_OPERATIONS = "all linear inputs and outputs, Q, K, V, attention weights"
-_CLEAR_LAYERS = "every hidden state"
+_CLEAR_OPERATIONS = "token ids, all linear inputs and outputs, Q, K, V, attention weights, logits"
+_CLEAR_LAYERS = "token ids, every hidden state, logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Stage:
 
     ``granularity`` is what one RPC computes: a single operation or a whole decoder layer.
     ``attention`` says where softmax runs: on the trusted side between two RPCs, or fused on the worker.
-    ``worker_sees`` is what crosses the boundary in clear.
+    ``worker_sees`` is what crosses the boundary in clear, in the order of a forward pass.
     """
 
     name: str
@@ -66,7 +66,8 @@ def find_stage(name: str) -> Stage:
     Raises:
         InputError: if there is no such stage.
     """
-    stage = STAGES.get(name)
+    given: object = name
+    stage = STAGES.get(given) if isinstance(given, str) else None
     if stage is None:
         raise InputError(f"stage: {name!r} is unknown; choose one of {', '.join(STAGES)}")
     return stage

@@ -8,28 +8,22 @@ Started by ``SplitLlama.launch``, or by hand for a trusted side that connects la
 from __future__ import annotations
 
 import argparse
-import atexit
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 
 from runtime.checkpoints import load_checkpoint
 from runtime.devices import DEVICES, open_device
-from runtime.endpoints import listen, parse_endpoint
 from runtime.errors import InputError, SplitError
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.slowdown import Slowdown, parse_factor
-from runtime.stages import STAGES, Stage, find_stage
-from runtime.transports.base import LISTEN_S, ServerChannel
-from runtime.transports.shared_memory import SharedMemoryServer
-from runtime.transports.zmq_msgpack import ZmqServer
+from runtime.stages import STAGES, find_stage
+from runtime.transports.registry import serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,11 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m runtime.worker", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--model", required=True, help="preset, directory or .gguf file")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument(
-        "--endpoint", help="address to listen at: tcp://host:port, ipc://path, unix://path"
+    parser.add_argument(
+        "--endpoint",
+        required=True,
+        help="address to listen at: tcp://host:port, ipc://path, unix://path",
     )
-    where.add_argument("--descriptor", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--stage", default="baseline", help=f"one of {', '.join(STAGES)} (default: %(default)s)"
     )
@@ -83,8 +77,8 @@ def _run(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     slowdown = Slowdown(dict(map(parse_factor, arguments.slowdown)))
     torch.set_grad_enabled(False)
-    # First the road: an address in use is found out before the weights are loaded.
-    channels = _open_road(arguments, stage)
+    # First of all: an address in use is found out before the weights are loaded.
+    channels = serve(arguments.endpoint, stage.transport)
     checkpoint = load_checkpoint(arguments.model)
     device = open_device(arguments.device, checkpoint, stage.torch_dtype, stage.granularity)
     hello = Hello(
@@ -107,33 +101,6 @@ def _run(arguments: argparse.Namespace) -> None:
     for channel in channels:
         service.serve(channel)
         channel.close()
-
-
-def _open_road(arguments: argparse.Namespace, stage: Stage) -> Iterator[ServerChannel]:
-    """Listen, or take the connection that the parent made; yield a channel per client."""
-    if arguments.descriptor is not None:
-        return iter([SharedMemoryServer(socket.socket(fileno=arguments.descriptor))])
-    endpoint = parse_endpoint(arguments.endpoint, stage.transport)
-    if endpoint.scheme != "unix":
-        server = ZmqServer(str(endpoint))
-        if endpoint.scheme == "ipc":
-            atexit.register(Path(endpoint.address).unlink, missing_ok=True)
-        atexit.register(server.close)
-        return iter([server])
-    listener = listen(endpoint.address)
-    atexit.register(Path(endpoint.address).unlink, missing_ok=True)
-    return _accepted(listener)
-
-
-def _accepted(listener: socket.socket) -> Iterator[ServerChannel]:
-    """Take one client after another."""
-    listener.settimeout(LISTEN_S)
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except TimeoutError:
-            continue
-        yield SharedMemoryServer(connection)
 
 
 if __name__ == "__main__":

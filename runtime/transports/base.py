@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 
 from runtime.tensors import Payload, TensorSpec
+from runtime.transports.endpoints import Endpoint
+
+Data = bytes | bytearray | memoryview
+"""An encoded message."""
 
 LISTEN_S = 0.5
 """Longest wait of a server at a time: a signal that comes just before a wait in C is heard only after it."""
@@ -48,7 +54,7 @@ class Channel(ABC):
         """
 
     @abstractmethod
-    def send(self, message: bytes | memoryview) -> None:
+    def send(self, message: Data) -> None:
         """Send one message.
 
         Raises:
@@ -85,6 +91,9 @@ class ClientChannel(Channel):
             ArenaError: if the machine has not enough memory.
         """
 
+    def watch(self, process: int) -> None:
+        """Also notice the end of a process, by its pidfd; needed only where the way itself does not tell."""
+
     @abstractmethod
     def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[torch.Tensor]:
         """Return places for results, to be named in the request; none where results bring their own."""
@@ -103,3 +112,43 @@ class ServerChannel(Channel):
 
     on_new_memory: Callable[[torch.Tensor], None] | None = None
     """Called with all of the shared memory, as bytes, whenever the client brings some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """How a worker that is about to be started will be reached."""
+
+    endpoint: str
+    """Of the worker's command line."""
+
+    connect: Callable[[], ClientChannel]
+    """Opens the trusted side's end, once the worker's process exists."""
+
+    descriptors: Sequence[int] = ()
+    """What the worker inherits."""
+
+    folder: str = ""
+    """Exists until the two have met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """One way to carry tensors between two processes: a row of the registry.
+
+    ``routes`` names the way by the scheme of its addresses; the first is the usual one on one host.
+    ``meet`` prepares, for a scheme, what a worker and the process that starts it need to find each other;
+    its context ends when they have, and takes away what nobody needs then. ``serve`` listens at once,
+    and yields a channel for each client.
+    """
+
+    name: str
+    routes: Mapping[str, str]
+    shares_memory: bool
+    connect: Callable[[Endpoint], ClientChannel]
+    serve: Callable[[Endpoint], Iterator[ServerChannel]]
+    meet: Callable[[str], AbstractContextManager[Meeting]]
+
+    @property
+    def scheme(self) -> str:
+        """Of the usual addresses on one host."""
+        return next(iter(self.routes))

@@ -6,13 +6,17 @@ The socket keeps message boundaries (SOCK_SEQPACKET), and its end is the notice 
 from __future__ import annotations
 
 import array
+import atexit
 import os
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,10 +27,14 @@ from runtime.transports.arena import Arena, Slots, aligned
 from runtime.transports.base import (
     LISTEN_S,
     ClientChannel,
+    Data,
+    Meeting,
     PeerGone,
     ReceiveTimeout,
     ServerChannel,
+    Transport,
 )
+from runtime.transports.endpoints import INHERITED, Endpoint, inherited, listen
 
 MAX_MESSAGE_BYTES = 64 * 1024
 
@@ -46,6 +54,9 @@ _MAX_REASON = 300
 
 _REMEMBERED_PLACES = 1024
 
+_UNIX = "unix"
+_CONNECT_S = 5.0
+
 
 class _SeqpacketChannel:
     """What both ends share: sending and receiving whole messages."""
@@ -58,7 +69,7 @@ class _SeqpacketChannel:
         self._poller = select.poll()
         self._poller.register(connection, select.POLLIN | select.POLLRDHUP)
 
-    def send(self, message: bytes | memoryview) -> None:
+    def send(self, message: Data) -> None:
         try:
             self._socket.send(message)
         except OSError as error:
@@ -115,29 +126,10 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
         super().__init__(connection)
         self._slots: Slots | None = None
 
-    @classmethod
-    def connect(cls, path: str) -> SharedMemoryClient:
-        """Connect to a worker that listens at ``path``.
-
-        Raises:
-            EndpointError: if nobody does.
-        """
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            connection.connect(path)
-        except OSError as error:
-            connection.close()
-            raise EndpointError(
-                f"endpoint: cannot connect to unix://{path} ({error.strerror})"
-            ) from error
-        return cls(connection)
-
     def set_timeout(self, timeout_s: float) -> None:
         self._timeout_ms = timeout_s * 1000
         # For sending: a worker that takes nothing must not hold the caller for ever.
-        seconds, fraction = divmod(timeout_s, 1)
-        timeout = struct.pack("ll", int(seconds), max(1, int(fraction * 1e6)))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
 
     def prepare(self, payload_bytes: int) -> None:
         if self._slots is not None and self._slots.arena.size >= payload_bytes:
@@ -252,3 +244,69 @@ def _descriptors(ancillary: Ancillary) -> Sequence[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return found
+
+
+def _timeval(seconds: float) -> bytes:
+    whole, fraction = divmod(seconds, 1)
+    return struct.pack("ll", int(whole), max(1, int(fraction * 1e6)))
+
+
+def _connect(endpoint: Endpoint) -> SharedMemoryClient:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        # Also bounds the wait for a place among those whose turn has not come.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_CONNECT_S))
+        connection.connect(endpoint.address)
+    except BlockingIOError as error:
+        connection.close()
+        raise EndpointError(
+            f"endpoint: the worker at {endpoint} serves others, or is stopped; try again later"
+        ) from error
+    except OSError as error:
+        connection.close()
+        raise EndpointError(f"endpoint: cannot connect to {endpoint} ({error.strerror})") from error
+    return SharedMemoryClient(connection)
+
+
+def _serve(endpoint: Endpoint) -> Iterator[ServerChannel]:
+    if endpoint.scheme == INHERITED:
+        return iter([SharedMemoryServer(inherited(endpoint.address))])
+    listener = listen(endpoint.address)
+    atexit.register(Path(endpoint.address).unlink, missing_ok=True)
+    return _accepted(listener)
+
+
+def _accepted(listener: socket.socket) -> Iterator[ServerChannel]:
+    """Take one client after another."""
+    listener.settimeout(LISTEN_S)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            continue
+        yield SharedMemoryServer(connection)
+
+
+@contextmanager
+def _meet(scheme: str) -> Iterator[Meeting]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ExitStack() as unused:
+        unused.callback(ours.close)
+
+        def connect() -> SharedMemoryClient:
+            theirs.close()
+            unused.pop_all()
+            return SharedMemoryClient(ours)
+
+        with theirs:
+            yield Meeting(f"{INHERITED}://{theirs.fileno()}", connect, (theirs.fileno(),))
+
+
+TRANSPORT = Transport(
+    name="shared-memory",
+    routes=MappingProxyType({_UNIX: "shared-memory"}),
+    shares_memory=True,
+    connect=_connect,
+    serve=_serve,
+    meet=_meet,
+)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import socket
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from math import ceil
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,14 +22,21 @@ from runtime.tensors import Payload, TensorSpec
 from runtime.transports.base import (
     LISTEN_S,
     ClientChannel,
+    Data,
+    Meeting,
     PeerGone,
     ReceiveTimeout,
     ServerChannel,
+    Transport,
 )
+from runtime.transports.endpoints import TCP, Endpoint, claimed
 
 # msgpack's bin 32 holds at most this much; with it, a message is never larger than the second figure.
 _MAX_TENSOR_BYTES = 2**32 - 1
 _MAX_MESSAGE_BYTES = 2**33
+
+_IPC = "ipc"
+_PROBE_S = 5.0
 
 # Received bytes are read only. No operation writes into its input, so a tensor may look at them;
 # torch warns of it once in a process, and this was that once.
@@ -65,16 +79,19 @@ class _ZmqChannel:
         self.payload_copies += 1  # out of the message
         return torch.frombuffer(payload, dtype=spec.dtype).view(spec.shape)
 
-    def send(self, message: bytes | memoryview) -> None:
+    def send(self, message: Data) -> None:
         try:
             self._socket.send(message)
         except zmq.ZMQError as error:
             raise PeerGone from error
 
     def receive(self) -> bytes:
-        ready = dict(self._poller.poll(self._timeout_ms))
+        try:
+            ready = dict(self._poller.poll(self._timeout_ms))
+            message, *more = self._socket.recv_multipart() if self._socket in ready else (b"",)
+        except zmq.ZMQError as error:  # closed by another thread
+            raise PeerGone from error
         if self._socket in ready:
-            message, *more = self._socket.recv_multipart()
             if more:
                 raise ProtocolError("message", "must have one part")
             return message
@@ -101,9 +118,9 @@ class ZmqClient(_ZmqChannel, ClientChannel):
                 f"endpoint: cannot connect to {endpoint} ({error.strerror})"
             ) from error
 
-    def watch(self, pidfd: int) -> None:
-        """Also notice the end of the process behind ``pidfd``, even before it was ever connected."""
-        self._poller.register(pidfd, zmq.POLLIN)
+    def watch(self, process: int) -> None:
+        """Also notice the end of a process by its pidfd, even before it was ever connected."""
+        self._poller.register(process, zmq.POLLIN)
 
     def set_timeout(self, timeout_s: float) -> None:
         self._timeout_ms = max(1, ceil(timeout_s * 1000))
@@ -121,13 +138,77 @@ class ZmqServer(_ZmqChannel, ServerChannel):
     def __init__(self, endpoint: str) -> None:
         super().__init__(zmq.REP)
         self._timeout_ms = int(LISTEN_S * 1000)
+        scheme, _, path = endpoint.partition("://")
         try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
+            # ZeroMQ would remove whatever lies at a path.
+            with (
+                claimed(Endpoint(scheme, path), socket.SOCK_STREAM)
+                if scheme == _IPC
+                else nullcontext()
+            ):
+                self._socket.bind(endpoint)
+        except (zmq.ZMQError, OSError) as error:
             self.close()
             raise EndpointError(
                 f"endpoint: cannot listen at {endpoint} ({error.strerror})"
             ) from error
+        except EndpointError:
+            self.close()
+            raise
 
     def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:
         return self.empty(spec)
+
+
+def _connect(endpoint: Endpoint) -> ZmqClient:
+    _probe(endpoint)
+    return ZmqClient(str(endpoint))
+
+
+def _probe(endpoint: Endpoint) -> None:
+    """Find out at once that nobody listens: ZeroMQ itself would try again until the deadline."""
+    try:
+        if endpoint.scheme == TCP:
+            socket.create_connection(endpoint.host_and_port, _PROBE_S).close()
+        else:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.connect(endpoint.address)
+    except (OSError, UnicodeError) as error:
+        raise EndpointError(
+            f"endpoint: nobody listens at {endpoint} ({getattr(error, 'strerror', None) or error})"
+        ) from error
+
+
+def _serve(endpoint: Endpoint) -> Iterator[ServerChannel]:
+    server = ZmqServer(str(endpoint))
+    if endpoint.scheme == _IPC:
+        atexit.register(Path(endpoint.address).unlink, missing_ok=True)
+    atexit.register(server.close)
+    return iter([server])
+
+
+@contextmanager
+def _meet(scheme: str) -> Iterator[Meeting]:
+    if scheme == TCP:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = int(free.getsockname()[1])
+        endpoint = f"{TCP}://127.0.0.1:{port}"
+        yield Meeting(endpoint, lambda: ZmqClient(endpoint))
+        return
+    # A folder that only this user can enter.
+    folder = tempfile.mkdtemp(prefix="split-llama-")
+    try:
+        endpoint = f"{_IPC}://{folder}/worker"
+        yield Meeting(endpoint, lambda: ZmqClient(endpoint), folder=folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+TRANSPORT = Transport(
+    name="zmq-msgpack",
+    routes=MappingProxyType({_IPC: "zmq-ipc", TCP: "zmq-tcp"}),
+    shares_memory=False,
+    connect=_connect,
+    serve=_serve,
+    meet=_meet,
+)

@@ -22,17 +22,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgpack
+import msgspec
 import psutil
 import zmq
 
 from runtime import STAGES, SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.random_weights import write_random_checkpoint
-from runtime.endpoints import connect, parse_endpoint
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.operations import Call, output_specs
 from runtime.tensors import DTYPE_NAMES, DTYPES, TensorSpec
 from runtime.transports.base import ClientChannel
+from runtime.transports.registry import connect
 from runtime.transports.shared_memory import SharedMemoryClient
 
 MODEL = "tiny"
@@ -70,14 +71,15 @@ def small_checkpoint(directory: Path, **fields: Any) -> Checkpoint:
 def hello(checkpoint: Checkpoint, stage: str) -> Fields:
     """What an honest trusted side says first."""
     row = STAGES[stage]
-    return Hello(
+    own = Hello(
         protocol=PROTOCOL_VERSION,
         config=checkpoint.config.to_json_dict(),
         digest=checkpoint.digest,
         dtype=row.dtype,
         device="cpu",
         granularity=row.granularity,
-    ).pack()
+    )
+    return dict(msgspec.to_builtins(own))
 
 
 def nested(depth: int) -> Any:
@@ -409,8 +411,9 @@ class FakeWorker(ABC):
         with ExitStack() as cleanup:
             for close in reversed(closing):
                 cleanup.callback(close)
-            llama = SplitLlama(self.checkpoint, self.stage, channel, "cpu", cleanup)
-            llama._cleanup = cleanup.pop_all()
+            owned = ExitStack()
+            llama = SplitLlama(self.checkpoint, self.stage, channel, "cpu", owned)
+            owned.push(cleanup.pop_all())
         return llama
 
     def _answer(self, raw: bytes) -> bytes | list[bytes] | None:
@@ -472,7 +475,7 @@ class FakeZmqWorker(FakeWorker):
         return bytes(spec.nbytes)
 
     def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
-        channel = connect(parse_endpoint(self.endpoint, self.stage.transport))
+        channel = connect(self.endpoint, self.stage.transport)
         channel.set_timeout(timeout_s)
         return self._greeted(channel, channel.close)
 

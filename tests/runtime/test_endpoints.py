@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +18,11 @@ import torch
 from runtime import SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint
 from runtime.checkpoints.random_weights import write_random_checkpoint
-from runtime.endpoints import connect, listen, parse_endpoint
 from runtime.errors import EndpointError, HandshakeError, InputError, WorkerDied, WorkerTimeout
+from runtime.transports import shared_memory
 from runtime.transports.base import ReceiveTimeout
+from runtime.transports.endpoints import listen
+from runtime.transports.registry import connect, parse_endpoint, serve
 from runtime.transports.shared_memory import SharedMemoryServer
 from runtime.transports.zmq_msgpack import ZmqServer
 from runtime.worker import main
@@ -61,10 +66,10 @@ def test_an_address_reads_as_it_was_written(text: str, transport: str) -> None:
 @pytest.mark.parametrize(
     ("text", "transport", "problem"),
     [
-        ("", "zmq-msgpack", "tcp://..., ipc://..."),
-        ("127.0.0.1:5555", "zmq-msgpack", "tcp://..., ipc://..."),
-        ("http://127.0.0.1:5555", "zmq-msgpack", "tcp://..., ipc://..."),
-        ("TCP://127.0.0.1:5555", "zmq-msgpack", "tcp://..., ipc://..."),
+        ("", "zmq-msgpack", "ipc://..., tcp://..."),
+        ("127.0.0.1:5555", "zmq-msgpack", "ipc://..., tcp://..."),
+        ("http://127.0.0.1:5555", "zmq-msgpack", "ipc://..., tcp://..."),
+        ("TCP://127.0.0.1:5555", "zmq-msgpack", "ipc://..., tcp://..."),
         ("unix:///run/worker", "zmq-msgpack", "zmq-msgpack transport"),
         ("tcp://127.0.0.1:5555", "shared-memory", "unix://..."),
         ("ipc:///run/worker", "shared-memory", "shared-memory transport"),
@@ -133,10 +138,10 @@ def test_a_listener_that_speaks_another_language_is_a_timeout() -> None:
 def test_a_listener_that_hangs_up_is_a_worker_that_died(tmp_path: Path) -> None:
     path = tmp_path / "hangs-up"
     with listen(str(path)) as listener:
-        channel = connect(parse_endpoint(f"unix://{path}", "shared-memory"))
+        channel = connect(f"unix://{path}", "shared-memory")
         channel.close()
         listener.accept()[0].close()
-        second = connect(parse_endpoint(f"unix://{path}", "shared-memory"))
+        second = connect(f"unix://{path}", "shared-memory")
         second.close()
     started = time.monotonic()
     with pytest.raises((EndpointError, WorkerDied)):
@@ -155,17 +160,82 @@ def test_a_path_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> N
     with listen(str(path)) as listener:
         with pytest.raises(EndpointError, match="in use"):
             listen(str(path))
-        channel = connect(parse_endpoint(f"unix://{path}", "shared-memory"))
+        channel = connect(f"unix://{path}", "shared-memory")
         listener.accept()[0].close()
         channel.close()
 
 
-def test_a_file_is_never_taken_for_a_socket_that_was_left_behind(tmp_path: Path) -> None:
+KINDS: dict[str, Callable[[Path], object]] = {
+    "file": lambda path: path.write_text("precious"),
+    "link": lambda path: path.symlink_to(path.with_name("target")),
+    "fifo": os.mkfifo,
+    "folder": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "unix"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_never_taken_for_a_socket_that_was_left_behind(
+    kind: str, scheme: str, tmp_path: Path
+) -> None:
     path = tmp_path / "notes.txt"
-    path.write_text("precious")
-    with pytest.raises(EndpointError, match="notes"):
-        listen(str(path))
-    assert path.read_text() == "precious"
+    KINDS[kind](path)
+    before = path.lstat()
+    with pytest.raises(EndpointError, match=r"notes.*no socket"):
+        LISTEN[scheme](path)
+    assert path.lstat().st_ino == before.st_ino
+
+
+LISTEN: dict[str, Callable[[Path], object]] = {
+    "unix": lambda path: listen(str(path)),
+    "ipc": lambda path: ZmqServer(f"ipc://{path}"),
+}
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "unix"])
+@pytest.mark.parametrize("stale", [False, True], ids=["free", "stale"])
+def test_of_several_that_listen_at_once_one_does_and_it_is_this_users_alone(
+    scheme: str, stale: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "worker"
+    kind = socket.SOCK_SEQPACKET if scheme == "unix" else socket.SOCK_STREAM
+    mask = os.umask(0)
+    try:
+        if stale:
+            with socket.socket(socket.AF_UNIX, kind) as left:
+                left.bind(str(path))
+        listening = [LISTEN[scheme](path)]
+        for _ in range(3):
+            with pytest.raises(EndpointError, match="in use"):
+                LISTEN[scheme](path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        listening[0].close()  # type: ignore[attr-defined]
+    finally:
+        assert os.umask(mask) == 0
+
+
+def test_workers_that_race_for_a_path_with_a_stale_socket_have_one_winner(tmp_path: Path) -> None:
+    path = tmp_path / "worker"
+    code = (
+        "import sys, time\nfrom runtime.transports.endpoints import listen\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "listener = listen(sys.argv[1])\nprint('listens', flush=True)\nsys.stdin.read()"
+    )
+    for _ in range(3):
+        start = str(time.time() + 3)
+        racing = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(path), start],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )
+            for _ in range(4)
+        ]  # fmt: skip
+        try:
+            assert sum(one.stdout.readline() == b"listens\n" for one in racing if one.stdout) == 1
+        finally:
+            for one in racing:
+                one.kill()  # and leave the socket behind
+                one.communicate()
 
 
 def test_a_path_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -307,6 +377,31 @@ def test_a_second_client_waits_for_its_turn_and_not_beyond_its_deadline(
         first.forward(PROMPT)
     with worker.launch() as llama:
         llama.forward(PROMPT)
+
+
+def test_a_client_of_a_worker_whose_queue_is_full_is_not_left_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "_CONNECT_S", 0.2)
+    path = tmp_path / "worker"
+    with listen(str(path)):  # which takes nobody
+        waiting = [connect(f"unix://{path}", "shared-memory") for _ in range(2)]
+        started = time.monotonic()
+        with pytest.raises(EndpointError, match="serves others"):
+            connect(f"unix://{path}", "shared-memory")
+        assert time.monotonic() - started < AT_ONCE_S
+        for channel in waiting:
+            channel.close()
+
+
+@pytest.mark.parametrize("text", ["fd://", "fd://x", "fd://-1", "fd://99999", "fd://0", "fd://1e3"])
+def test_what_is_no_inherited_socket_is_refused(text: str) -> None:
+    with pytest.raises(EndpointError, match=r"^endpoint: "):
+        serve(text, "shared-memory")
+    with pytest.raises(EndpointError, match=r"^endpoint: "):
+        serve(text, "zmq-msgpack")
+    with pytest.raises(EndpointError, match="does not fit"):
+        connect(text, "shared-memory")
 
 
 @pytest.fixture(scope="module")

@@ -556,8 +556,7 @@ class TestTurns:
             hello = client.greet()["hello"]
             config = {**hello["config"], "vocab_size": nested(depth)}
             answer = client.exchange({"hello": {**hello, "config": config}})
-            assert_refused(answer, "hello", ("handshake",))
-            assert "config.vocab_size" in answer["error"]["problem"]
+            assert_refused(answer, "config")
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -6,10 +6,12 @@ import contextlib
 import math
 import re
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,18 +20,26 @@ from hypothesis import strategies as st
 from runtime.errors import HandshakeError, ProtocolError
 from runtime.messages import (
     PROTOCOL_VERSION,
+    ErrorReply,
     Hello,
-    Refusal,
     Reply,
     Request,
     TensorMessage,
+    Welcome,
+    decode_reply,
+    decode_request,
+    decode_welcome,
+    encode,
+    encode_error,
+    encode_hello,
     encode_reply,
-    unpackb,
 )
 from runtime.operations import Call
 from runtime.tensors import TensorSpec
 from runtime.trace import WorkerDurations
 from tests.runtime.peers import nested, packed
+
+OWN = Hello(PROTOCOL_VERSION, {"vocab_size": 9}, "00ff", "float32", "cpu", "layer")
 
 FIELD = re.compile(r"[a-z_]+(\[\d+\])?(\.[a-z_]+)?")
 
@@ -57,17 +67,20 @@ SPECS = st.builds(
 )
 
 
+PING = msgpack.unpackb(encode(Request.of(1, 1, Call("ping"), [])))
+
+
 @st.composite
 def tensors(draw: st.DrawFn) -> TensorMessage:
     spec = draw(SPECS)
-    return TensorMessage(spec, draw(INTEGERS | st.just(bytes(spec.nbytes))))
+    return TensorMessage.of(spec, draw(INTEGERS | st.just(bytes(spec.nbytes))))
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     modules = draw(st.lists(st.text(max_size=12), max_size=8).map(tuple))
     layer = draw(st.none() | INTEGERS)
-    return Request(
+    return Request.of(
         session=draw(INTEGERS),
         sequence=draw(INTEGERS),
         call=Call(draw(st.text(max_size=20)), layer, modules, draw(st.booleans())),
@@ -89,14 +102,24 @@ def reply_fields(**changes: Any) -> dict[str, Any]:
 
 
 def hello_fields(**changes: Any) -> dict[str, Any]:
-    fields = Hello(PROTOCOL_VERSION, {"vocab_size": 9}, "00ff", "float32", "cpu", "layer").pack()
-    return {**fields, **changes}
+    return {**msgspec.to_builtins(OWN), **changes}
 
 
-def refused_field(parse: Callable[[Any], object], value: object) -> str | None:
-    """The field for which ``parse`` refuses ``value``, None where it takes it."""
+def hello(fields: dict[str, Any]) -> Hello:
+    """Decode as a worker does."""
+    found = decode_request(packed({"hello": fields}))
+    assert isinstance(found, Hello)
+    return found
+
+
+def refused_field(decode: Callable[[bytes], object], fields: object) -> str | None:
+    """The field for which ``decode`` refuses a message of ``fields``, None where it takes it."""
+    return refused_field_of(decode, packed(fields))
+
+
+def refused_field_of(decode: Callable[[bytes], object], raw: bytes) -> str | None:
     try:
-        parse(value)
+        decode(raw)
     except ProtocolError as error:
         return error.field
     except HandshakeError as error:
@@ -106,7 +129,10 @@ def refused_field(parse: Callable[[Any], object], value: object) -> str | None:
 
 @given(requests())
 def test_a_request_arrives_as_it_was_sent(request_: Request) -> None:
-    assert Request.parse(unpackb(request_.encode())) == request_
+    found = decode_request(encode(request_))
+    assert found == request_
+    assert isinstance(found, Request)
+    assert found.call == request_.call
 
 
 @given(INTEGERS, st.lists(tensors(), max_size=8), st.floats(0, 9), st.floats(0, 9), INTEGERS)
@@ -114,8 +140,9 @@ def test_a_reply_arrives_as_it_was_sent(
     sequence: int, outputs: list[TensorMessage], deserialize_s: float, device_s: float, copies: int
 ) -> None:
     started = time.perf_counter()
-    raw = encode_reply(sequence, outputs, deserialize_s, device_s, copies, started)
-    reply = Reply.parse(unpackb(raw))
+    sent = Reply(sequence, outputs, deserialize_s, device_s, copies, serialize_s=0.0)
+    reply = decode_reply(bytes(encode_reply(sent, lambda: time.perf_counter() - started)))
+    assert isinstance(reply, Reply)
 
     durations = reply.durations
     assert (reply.sequence, list(reply.outputs), reply.payload_copies) == (
@@ -127,28 +154,69 @@ def test_a_reply_arrives_as_it_was_sent(
     assert 0 <= durations.serialize_s <= time.perf_counter() - started
 
 
-@given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40))
-def test_a_refusal_arrives_as_it_was_sent(kind: str, field: str, problem: str) -> None:
-    assert Refusal.find(unpackb(Refusal(kind, field, problem).encode())) == Refusal(
-        kind, field, problem
-    )
+PRINTABLE = st.text(max_size=40).filter(str.isprintable)
 
 
-def test_a_refusal_is_never_too_long_to_be_read() -> None:
-    refusal = Refusal.find(unpackb(Refusal("protocol", "x" * 10**6, "y" * 10**6).encode()))
-    assert refusal is not None
-    assert len(refusal.field) == len(refusal.problem) == 4096
+@given(PRINTABLE, PRINTABLE, PRINTABLE)
+def test_an_error_arrives_as_it_was_sent(kind: str, field: str, problem: str) -> None:
+    sent = ErrorReply.of(kind, field, problem)
+    assert decode_reply(encode_error(sent)) == decode_welcome(encode_error(sent)) == sent
 
 
-def test_results_are_no_refusal() -> None:
-    assert Refusal.find(reply_fields()) is None
+def test_an_error_is_never_too_long_to_be_read_nor_to_be_shown() -> None:
+    found = decode_reply(encode_error(ErrorReply.of("protocol", "x" * 10**6, "y" * 10**6)))
+    assert isinstance(found, ErrorReply)
+    assert 900 < len(found.field) < 1100
+    assert 900 < len(found.problem) < 1100
+
+
+@given(st.text(alphabet=st.characters(categories=("Cc", "Cf", "Zl", "Zp")), min_size=1))
+def test_what_a_terminal_would_obey_is_not_in_an_error(text: str) -> None:
+    raw = packed({"error": {"kind": "failure", "field": text[:99], "problem": f"{text} [31m"}})
+    found = decode_reply(raw)
+    assert isinstance(found, ErrorReply)
+    assert found.problem
+    assert (found.field + found.problem).isprintable()
+
+
+def test_results_are_no_error() -> None:
+    assert isinstance(decode_reply(packed(reply_fields())), Reply)
+
+
+def test_a_welcome_arrives_as_it_was_sent() -> None:
+    sent = Welcome(OWN, 2**62, {"device_name": "a cpu", "pid": 7})
+    assert decode_welcome(encode(sent)) == sent
+    assert decode_request(encode_hello(OWN)) == OWN
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ({}, "hello"),
+        ({"hello": {}}, "protocol|hello.protocol"),
+        ({"hello": 1}, "hello"),
+        ({"hello": msgspec.to_builtins(OWN), "session": -1, "worker": {}}, "session"),
+        ({"hello": msgspec.to_builtins(OWN), "session": 1}, "worker"),
+        (
+            {"hello": msgspec.to_builtins(OWN), "session": 1, "worker": {"a": [1]}},
+            "worker",
+        ),
+        ({"error": 1}, "error"),
+        ({"error": {"kind": "x"}}, "field"),
+    ],
+    ids=str,
+)
+def test_a_welcome_that_is_none_is_refused_by_name(value: Any, field: str) -> None:
+    found = refused_field(decode_welcome, value)
+    assert found is not None
+    assert re.fullmatch(field, found)
 
 
 @settings(max_examples=500)
 @given(st.binary(max_size=200) | VALUES.map(packed))
-def test_any_bytes_are_a_map_or_refused(raw: bytes) -> None:
-    field = refused_field(unpackb, raw)
-    assert field == "message" if field else type(unpackb(raw)) is dict
+def test_any_bytes_are_refused_by_each_decoder(raw: bytes) -> None:
+    for decode in (decode_request, decode_reply, decode_welcome):
+        assert refused_field_of(decode, raw) is not None
 
 
 @pytest.mark.parametrize(
@@ -173,9 +241,27 @@ def test_any_bytes_are_a_map_or_refused(raw: bytes) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_message_that_is_no_map_is_refused(raw: bytes, reason: str) -> None:
-    with pytest.raises(ProtocolError) as caught:
-        unpackb(raw)
-    assert caught.value.field == "message"
+    for decode in (decode_request, decode_reply, decode_welcome):
+        with pytest.raises(ProtocolError) as caught:
+            decode(raw)
+        assert caught.value.field == "message" or not raw.startswith(
+            (b"\xc1", b"\x90", b"\xc0", b"\x91")
+        )
+
+
+@pytest.mark.parametrize("nested", [b"\x80", b"\xd4\x05a"], ids=["empty maps", "extensions"])
+def test_a_bomb_costs_no_more_than_its_bytes(nested: bytes) -> None:
+    count = 1_000_000
+    bomb = b"\xdd" + count.to_bytes(4, "big") + nested * count  # a list of as many
+    for name in (b"inputs", b"session", b"hello", b"error", b"unknown"):
+        raw = b"\x81" + bytes([0xA0 + len(name)]) + name + bomb
+        for decode in (decode_request, decode_reply, decode_welcome):
+            tracemalloc.start()
+            with pytest.raises((ProtocolError, HandshakeError)):
+                decode(raw)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert peak < 100_000 + 2 * len(raw)
 
 
 @settings(max_examples=200)
@@ -183,7 +269,7 @@ def test_a_message_that_is_no_map_is_refused(raw: bytes, reason: str) -> None:
 def test_any_value_in_a_request_is_taken_or_refused_by_name(
     request_: Request, data: st.DataObject
 ) -> None:
-    fields: dict[str, Any] = msgpack.unpackb(request_.encode())
+    fields: dict[str, Any] = msgpack.unpackb(encode(request_))
     changed = data.draw(st.sampled_from(sorted(fields)))
     inputs = fields["inputs"]
     if changed == "inputs" and inputs and data.draw(st.booleans()):
@@ -191,66 +277,73 @@ def test_any_value_in_a_request_is_taken_or_refused_by_name(
         inputs[data.draw(st.integers(0, len(inputs) - 1))][part] = data.draw(VALUES)
     else:
         fields[changed] = data.draw(VALUES)
-    field = refused_field(Request.parse, fields)
+    field = refused_field(decode_request, fields)
     assert not field or (field.startswith(changed) and FIELD.fullmatch(field))
 
 
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(reply_fields())), VALUES)
 def test_any_value_in_a_reply_is_taken_or_refused_by_name(changed: str, value: Any) -> None:
-    field = refused_field(Reply.parse, reply_fields(**{changed: value}))
+    field = refused_field(decode_reply, reply_fields(**{changed: value}))
     assert not field or field.startswith(changed)
 
 
 @settings(max_examples=200)
 @given(VALUES)
-def test_any_error_field_is_a_refusal_or_refused(value: Any) -> None:
+def test_any_error_field_is_an_error_or_refused(value: Any) -> None:
     with contextlib.suppress(ProtocolError):
-        assert isinstance(Refusal.find({"error": value}), Refusal)
+        assert isinstance(decode_reply(packed({"error": value})), ErrorReply)
 
 
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(hello_fields())), VALUES)
 def test_any_value_in_a_hello_is_taken_or_refused_by_name(changed: str, value: Any) -> None:
-    own = Hello.parse(hello_fields())
-    field = refused_field(
-        lambda fields: Hello.parse(fields).check_against(own), hello_fields(**{changed: value})
-    )
-    assert field.startswith(changed) if field else value == getattr(own, changed)
+    problem = ""
+    try:
+        hello(hello_fields(**{changed: value})).check_against(OWN)
+    except (ProtocolError, HandshakeError) as error:
+        problem = str(error)
+    assert problem.startswith(changed) if problem else value == getattr(OWN, changed)
 
 
 @pytest.mark.parametrize(
-    ("parse", "fields"),
+    ("decode", "fields"),
     [
-        (Request.parse, msgpack.unpackb(Request(1, 1, Call("ping"), []).encode())),
-        (Reply.parse, reply_fields()),
-        (Hello.parse, hello_fields()),
+        (lambda fields: decode_request(packed(fields)), PING),
+        (lambda fields: decode_reply(packed(fields)), reply_fields()),
+        (hello, hello_fields()),
     ],
     ids=["request", "reply", "hello"],
 )
-def test_a_missing_field_is_named(parse: Any, fields: dict[str, Any]) -> None:
+def test_a_missing_field_is_named(decode: Any, fields: dict[str, Any]) -> None:
     for name in fields:
         with pytest.raises(ProtocolError, match=f"^{name}: is missing"):
-            parse({key: value for key, value in fields.items() if key != name})
+            decode({key: value for key, value in fields.items() if key != name})
 
 
 @pytest.mark.parametrize("name", ["session", "sequence", "layer"])
 def test_a_truth_value_does_not_pass_for_a_number(name: str) -> None:
-    fields = msgpack.unpackb(Request(1, 1, Call("ping"), []).encode())
     with pytest.raises(ProtocolError, match=f"^{name}: "):
-        Request.parse({**fields, name: True})
+        decode_request(packed({**PING, name: True}))
+
+
+@pytest.mark.parametrize("decode", [decode_request, decode_reply], ids=["request", "reply"])
+def test_a_field_that_nobody_knows_is_refused(decode: Any) -> None:
+    fields = PING if decode is decode_request else reply_fields()
+    with pytest.raises(ProtocolError, match="unknown field"):
+        decode(packed({**fields, "more": 1}))
 
 
 @pytest.mark.parametrize(
     ("shape", "problem"),
     [
-        ([], "1 to 4 dimensions"),
-        ([1, 1, 1, 1, 1], "1 to 4 dimensions"),
-        ([0], "not a positive integer"),
-        ([-1, -2], "not a positive integer"),
-        ([True, 2], "not a positive integer"),
-        ([2.0], "not a positive integer"),
-        ([2**63], "not a positive integer"),
+        ([], "length >= 1"),
+        ([1, 1, 1, 1, 1], "length <= 4"),
+        ([0], "`int` >= 1"),
+        ([-1, -2], "`int` >= 1"),
+        ([True, 2], "got `bool`"),
+        ([2.0], "got `float`"),
+        ([2**63], "`int` <= 9223372036854775807"),
     ],
     ids=str,
 )
@@ -259,7 +352,7 @@ def test_a_shape_of_anything_but_positive_dimensions_is_refused(
 ) -> None:
     tensor = {"dtype": "float32", "shape": shape, "payload": bytes(8)}
     with pytest.raises(ProtocolError, match=problem) as caught:
-        Reply.parse(reply_fields(outputs=[tensor]))
+        decode_reply(packed(reply_fields(outputs=[tensor])))
     assert caught.value.field == "outputs[0].shape"
 
 
@@ -269,7 +362,7 @@ def test_a_shape_of_anything_but_positive_dimensions_is_refused(
 def test_a_payload_must_be_as_long_as_its_shape_says_without_overflow(shape: list[int]) -> None:
     tensor = {"dtype": "float32", "shape": shape, "payload": bytes(8)}
     with pytest.raises(ProtocolError, match="8 bytes") as caught:
-        Reply.parse(reply_fields(outputs=[tensor]))
+        decode_reply(packed(reply_fields(outputs=[tensor])))
     assert caught.value.field == "outputs[0].payload"
 
 
@@ -281,23 +374,35 @@ def test_a_deeply_nested_value_is_refused_by_name(place: str, depth: int) -> Non
         [nested(depth)] if place == "dimension" else nested(depth)
     )
     with pytest.raises(ProtocolError) as caught:
-        Reply.parse(unpackb(packed(reply_fields(outputs=[tensor]))))
+        decode_reply(packed(reply_fields(outputs=[tensor])))
     assert caught.value.field.startswith("outputs[0].")
 
 
-@pytest.mark.parametrize("depth", [500, 950, 1000, 1015])
+@pytest.mark.parametrize("depth", [3, 500, 950, 1000, 1015])
 def test_a_deeply_nested_configuration_is_refused_by_name(depth: int) -> None:
-    theirs = unpackb(packed(hello_fields(config={"vocab_size": nested(depth)})))
-    with pytest.raises(HandshakeError, match=r"^config\.vocab_size"):
-        Hello.parse(theirs).check_against(Hello.parse(hello_fields()))
+    with pytest.raises(ProtocolError, match=r"^config"):
+        hello(hello_fields(config={"vocab_size": nested(depth)}))
 
 
-@pytest.mark.parametrize("name", ["vocab_size", "a" * 10**6], ids=["value", "name"])
-def test_an_overlong_configuration_makes_no_overlong_error(name: str) -> None:
-    theirs = Hello.parse(hello_fields(config={name: "x" * 10**6}))
-    with pytest.raises(HandshakeError, match=r"^config") as caught:
-        theirs.check_against(Hello.parse(hello_fields()))
-    assert len(str(caught.value)) < 10_000
+@pytest.mark.parametrize("value", ["x" * 4096, "\x1b[31m" * 99], ids=["long", "control characters"])
+def test_somebody_elses_configuration_is_shown_short_and_without_what_a_terminal_obeys(
+    value: str,
+) -> None:
+    for config in ({"vocab_size": value}, {value: 1}):
+        with pytest.raises(HandshakeError, match=r"^config") as caught:
+            hello(hello_fields(config=config)).check_against(OWN)
+        assert len(str(caught.value)) < 1000
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"vocab_size": "x" * 10**6}, {"a" * 10**6: 1}, dict.fromkeys(map(str, range(99)), 1)],
+    ids=["value", "name", "count"],
+)
+def test_an_overlong_configuration_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError, match=r"^config"):
+        hello(hello_fields(config=config))
 
 
 @pytest.mark.parametrize(
@@ -316,12 +421,14 @@ def test_an_overlong_configuration_makes_no_overlong_error(name: str) -> None:
 )
 def test_a_hello_that_differs_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(HandshakeError, match=named):
-        Hello.parse(hello_fields(**changes)).check_against(Hello.parse(hello_fields()))
+        hello(hello_fields(**changes)).check_against(OWN)
 
 
 def test_another_protocol_version_is_said_before_its_other_fields_are_missed() -> None:
     with pytest.raises(HandshakeError, match=r"^protocol"):
-        Hello.parse({"protocol": PROTOCOL_VERSION + 1})
+        hello({"protocol": PROTOCOL_VERSION + 1})
+    with pytest.raises(HandshakeError, match=r"^protocol"):
+        decode_welcome(packed({"hello": {"protocol": PROTOCOL_VERSION + 1}, "session": "new"}))
 
 
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf, 1e308, 1.5])

@@ -46,6 +46,9 @@ def test_what_the_worker_sees_follows_from_what_crosses() -> None:
         sees_operations = "attention weights" in stage.worker_sees
         assert sees_operations == (stage.granularity == "operation")
         assert ("hidden state" in stage.worker_sees) == (stage.granularity == "layer")
+        # every stage asks the worker to look embeddings up and to multiply by lm_head
+        assert stage.worker_sees.startswith("token ids, ")
+        assert stage.worker_sees.endswith(", logits")
 
 
 def test_the_ladder_cannot_be_changed() -> None:

@@ -1,0 +1,17 @@
+"""Somebody else's text, made fit to be shown: a terminal obeys what it is shown."""
+
+from __future__ import annotations
+
+_LONGEST = 1000
+
+
+def printable(text: str, limit: int = _LONGEST) -> str:
+    """Return at most ``limit`` characters of ``text``, each that does not print replaced.
+
+    Control characters, escape sequences' first bytes, line ends, and what changes the direction of writing
+    do not print.
+    """
+    shown = "".join(
+        one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[:limit]
+    )
+    return shown if len(text) <= limit else f"{shown}..."

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.text import printable
+
+
+@given(st.text(max_size=50))
+def test_what_is_shown_prints(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert len(shown) == len(text)
+
+
+def test_ordinary_text_is_shown_as_it_is() -> None:
+    assert printable("an NVIDIA GPU, 80 GB: größer") == "an NVIDIA GPU, 80 GB: größer"
+
+
+def test_nothing_that_a_terminal_obeys_is_shown() -> None:
+    assert printable("a\x1b[31mb\nc\u202ed") == "a\ufffd[31mb\ufffdc\ufffdd"
+
+
+def test_a_long_text_is_cut() -> None:
+    assert printable("x" * 10**6, 5) == "xxxxx..."
+    assert len(printable("x" * 10**6)) < 1100
