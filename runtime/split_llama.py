@@ -5,11 +5,13 @@ Shapes in comments: B prompts, S tokens, H heads, KV key/value heads, G = H / KV
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from types import TracebackType
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import torch
@@ -17,12 +19,12 @@ import torch
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.devices import DEVICES
 from runtime.devices.weights import layer_norms
-from runtime.endpoints import connect, parse_endpoint
-from runtime.errors import InputError, WorkerDied
+from runtime.errors import InputError, WorkerDied, WorkerError
+from runtime.launch import WorkerProcess
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.nonlinear import apply_rope, causal_softmax, rms_norm, silu_mul
+from runtime.openmp import IdleTeams
 from runtime.operations import Call
-from runtime.processes import WorkerProcess
 from runtime.rope import RotaryEmbedding, max_length
 from runtime.rpc import RpcClient
 from runtime.slowdown import Slowdown
@@ -31,15 +33,20 @@ from runtime.tensors import TensorSpec
 from runtime.trace import Trace
 from runtime.traffic import live_bytes
 from runtime.transports.base import ClientChannel
-from runtime.waiting import IdleTeams
+from runtime.transports.registry import connect
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+_MOST_THREADS = 2**15
+_LONGEST_S = 1_000_000  # more does not fit into a wait of the kernel's, in milliseconds
 
 TokenIds = torch.Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 
 class SplitLlama:
     """Drives an untrusted worker through a forward pass and keeps the non-linear operations to itself."""
+
+    _worker: WorkerProcess | None = None
 
     def __init__(
         self,
@@ -50,7 +57,9 @@ class SplitLlama:
         cleanup: ExitStack,
         slowdown: Slowdown | None = None,
     ) -> None:
-        """Shake hands over an open road to a worker; ``cleanup`` is run by ``close``. Most callers want ``launch``.
+        """Shake hands over an open way to a worker. Most callers want ``launch``.
+
+        ``cleanup`` is run by ``close``, or when nobody has a reference to this object any more.
 
         Raises:
             HandshakeError, WorkerError, ProtocolError: if this worker cannot serve this model.
@@ -59,8 +68,9 @@ class SplitLlama:
         self.stage = stage
         self.last_trace = Trace((), 0.0)
         self._channel = channel
-        self._cleanup = cleanup
-        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._lock = threading.RLock()  # also closed from within a call, by a signal's handler
+        self._closed = False
         self._rpc = RpcClient(channel, self.config, stage.torch_dtype, slowdown)
         self.worker_info: Mapping[str, Any] = self._rpc.handshake(
             Hello(
@@ -78,9 +88,8 @@ class SplitLlama:
         self._norms = [
             layer_norms(checkpoint, layer, dtype) for layer in range(self.config.num_layers)
         ]
-        self._layer = {"operation": self._layer_by_operations, "layer": self._layer_at_once}[
-            stage.granularity
-        ]
+        # Without a reference to this object: it would never be let go of then.
+        self._release = weakref.finalize(self, _release, os.getpid(), cleanup)
 
     @classmethod
     def launch(
@@ -108,16 +117,17 @@ class SplitLlama:
             HandshakeError: if the worker has another protocol, model, dtype or device.
             WorkerError: if it ends or does not answer.
         """
+        given: object = checkpoint
+        if not isinstance(given, Checkpoint):
+            raise InputError(
+                f"checkpoint: must be what load_checkpoint returns, got {type(given).__name__}"
+            )
         row = find_stage(stage)
         if device not in DEVICES:
             raise InputError(f"device: {device!r} is unknown; choose one of {', '.join(DEVICES)}")
-        for name, value in (
-            ("threads", threads),
-            ("start_timeout_s", start_timeout_s),
-            ("timeout_s", timeout_s),
-        ):
-            if value is not None and not 0 < value < 2**31:
-                raise InputError(f"{name}: must be positive and finite, got {value}")
+        _check_number("threads", threads, "a whole number", _MOST_THREADS, (int, type(None)))
+        for name, value in (("start_timeout_s", start_timeout_s), ("timeout_s", timeout_s)):
+            _check_number(name, value, "seconds", _LONGEST_S, (int, float))
         slower = Slowdown(slowdown) if slowdown else None
         with ExitStack() as cleanup:
             cleanup.enter_context(IdleTeams())
@@ -133,20 +143,22 @@ class SplitLlama:
                 cleanup.callback(process.close)
                 channel = process.channel
             else:
-                channel = connect(parse_endpoint(endpoint, row.transport))
+                channel = connect(endpoint, row.transport)
                 cleanup.callback(channel.close)
             channel.set_timeout(start_timeout_s)
+            owned = ExitStack()
             try:
-                llama = cls(checkpoint, row, channel, device, cleanup, slower)
+                llama = cls(checkpoint, row, channel, device, owned, slower)
             except WorkerDied as error:
-                words = process.last_words() if process else ""
+                words = process.stderr_tail() if process else ""
                 raise (
                     WorkerDied(f"worker: ended at its start: {words}") if words else error
                 ) from error
             channel.set_timeout(timeout_s)
             if process:
-                process.met()
-            llama._cleanup = cleanup.pop_all()
+                process.connected()
+            owned.push(cleanup.pop_all())
+            llama._worker = process
             return llama
 
     @torch.no_grad()
@@ -161,15 +173,15 @@ class SplitLlama:
             ArenaError: if there is not enough shared memory for a prompt of this length.
         """
         ids = self._checked(input_ids)
-        with self._lock:
-            self._rpc.records.clear()
+        with self._calling():
             batch, tokens = ids.shape
             self._rpc.prepare(live_bytes(self.config, self.stage, tokens, batch))
             started = time.perf_counter()
             crossing = self._empty(ids.shape, torch.int64).copy_(ids)
             (hidden,) = self._rpc.call(Call("embedding"), crossing)  # (B, S, hidden)
+            run_layer = _LAYERS[self.stage.granularity]
             for layer in range(self.config.num_layers):
-                hidden = self._layer(layer, hidden)
+                hidden = run_layer(self, layer, hidden)
             last = self._normed(hidden[:, -1], self._final_norm)
             (logits,) = self._rpc.call(Call("lm_head"), last)
             # A copy of the caller's own: the worker can still write to where the logits lie.
@@ -183,12 +195,25 @@ class SplitLlama:
         Raises:
             WorkerError, ProtocolError: as ``forward``.
         """
-        with self._lock:
-            self._rpc.records.clear()
+        with self._calling():
             self._rpc.call(Call("ping"))
             (record,) = self._rpc.records
             self.last_trace = Trace((record,), record.total_s)
             return record.total_s
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Let one thread at a time talk to the worker, in the process that launched it, until it is closed."""
+        if os.getpid() != self._process:
+            raise WorkerError(
+                "worker: it answers the process that launched it, and this is a fork of that; "
+                "launch another in each process"
+            )
+        with self._lock:
+            if self._closed:
+                raise WorkerError("worker: this model is closed; launch another")
+            self._rpc.records.clear()
+            yield
 
     def _checked(self, input_ids: TokenIds) -> torch.Tensor:
         try:
@@ -223,9 +248,12 @@ class SplitLlama:
     def _layer_by_operations(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         attention_norm, mlp_norm = self._norms[layer]
         normed = self._normed(hidden, attention_norm)
-        query, key, value = self._linear(layer, normed, "q_proj", "k_proj", "v_proj")
-        del normed
-        (projected,) = self._linear(layer, self._attention(layer, query, key, value), "o_proj")
+        # Nobody here holds queries, keys and values longer than attention needs them: see ``live_bytes``.
+        attended = self._attention(
+            layer, *self._linear(layer, normed, "q_proj", "k_proj", "v_proj")
+        )
+        (projected,) = self._linear(layer, attended, "o_proj")
+        del normed, attended
         hidden = torch.add(hidden, projected)
         gate, up = self._linear(layer, self._normed(hidden, mlp_norm), "gate_proj", "up_proj")
         inner = silu_mul(gate, up, self._empty(gate.shape))
@@ -286,8 +314,18 @@ class SplitLlama:
         return self._channel.empty(TensorSpec(dtype or self.stage.torch_dtype, tuple(shape)))
 
     def close(self) -> None:
-        """End the worker that this object started, and release everything. Closing twice is allowed."""
-        self._cleanup.close()
+        """End the worker that this object started, and release everything. Closing twice is allowed.
+
+        A call that another thread is in the middle of fails with a WorkerError; of a worker that was not
+        started here its answer is waited for, until its deadline.
+        """
+        if os.getpid() != self._process:
+            return  # a fork's: everything is its parent's
+        if self._worker is not None:
+            self._worker.end()
+        with self._lock:
+            self._closed = True
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -299,3 +337,21 @@ class SplitLlama:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+_LAYERS: Mapping[str, Callable[[SplitLlama, int, torch.Tensor], torch.Tensor]] = MappingProxyType(
+    {"operation": SplitLlama._layer_by_operations, "layer": SplitLlama._layer_at_once}
+)
+"""How a decoder layer is run, by a stage's granularity."""
+
+
+def _check_number(name: str, given: Any, wanted: str, most: int, kinds: tuple[type, ...]) -> None:
+    if type(given) in kinds and (given is None or 0 < given <= most):
+        return
+    raise InputError(f"{name}: must be {wanted}, above 0 and at most {most:,}, got {given!r}")
+
+
+def _release(process: int, cleanup: ExitStack) -> None:
+    """Run ``cleanup``, unless this process is a fork of the one whose it is."""
+    if os.getpid() == process:
+        cleanup.close()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from perfsuite.llama.prompts import passage
+from perfsuite.llama.prompts import SHIPPED
 from runtime import SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.random_weights import write_random_checkpoint
@@ -135,7 +135,7 @@ def temporary_model(config: ModelConfig, seed: int = 0) -> Iterator[Checkpoint]:
 
 def text_ids(checkpoint: Checkpoint, tokens: int) -> list[int]:
     """The first ``tokens`` tokens of a novel, as the checkpoint's tokenizer reads it."""
-    return list(islice(cycle(checkpoint.tokenizer().encode(passage())), tokens))
+    return list(islice(cycle(checkpoint.tokenizer().encode(SHIPPED.text)), tokens))
 
 
 def random_ids(config: ModelConfig, batch: int, tokens: int, seed: int = 0) -> torch.Tensor:
