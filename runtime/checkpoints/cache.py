@@ -1,19 +1,30 @@
-"""The folder of checkpoints that we made ourselves: each made once, whole or not at all."""
+"""The folder of what we made ourselves, checkpoints and kernels: each made once, whole or not at all.
+
+What lies there is loaded, and some of it executed, so that it must be this user's: others may write to a
+folder that ``SPLIT_LLAMA_CACHE`` names.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
+import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from runtime.errors import CheckpointError
 
 CACHE_VARIABLE = "SPLIT_LLAMA_CACHE"
+
+_PATIENCE_S = 5.0  # with another process's lock, until it is said that it is waited for
+_LONGEST_BUILD_S = 3600.0
 
 
 class Cache:
@@ -37,10 +48,10 @@ class Cache:
         the next builder removes it. Raises CheckpointError.
         """
         if key in self:
-            return self.root / key
+            return self._owned(self.root / key)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / f"{key}.lock"):
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._locked(key):
                 if key not in self:
                     self._build(key, build)
         except OSError as error:
@@ -48,13 +59,56 @@ class Cache:
                 f"cannot build {key!r} in {self.root}: {error.strerror or error}; "
                 f"{CACHE_VARIABLE} can name another folder"
             ) from error
-        return self.root / key
+        return self._owned(self.root / key)
+
+    def _owned(self, folder: Path) -> Path:
+        """Return ``folder`` if nobody but this user, or the system, can have put anything into it.
+
+        Raises:
+            CheckpointError: else, saying whose it is.
+        """
+        for path in (folder, *folder.iterdir()):
+            status = path.lstat()
+            if status.st_uid not in (0, os.geteuid()):
+                problem = f"belongs to the user {status.st_uid}"
+            elif status.st_mode & stat.S_IWOTH and not stat.S_ISLNK(status.st_mode):
+                problem = "can be written by everybody"
+            else:
+                continue
+            raise CheckpointError(
+                f"{path} {problem}, and is not loaded; remove it, or name another folder by {CACHE_VARIABLE}"
+            )
+        return folder
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """Be the only one to build ``key``; say so where another process takes long about it."""
+        lock = FileLock(self.root / f"{key}.lock", mode=0o600)
+        deadline = time.monotonic() + _LONGEST_BUILD_S
+        told = False
+        while True:
+            try:
+                lock.acquire(timeout=_PATIENCE_S)
+                break
+            except Timeout:
+                if time.monotonic() > deadline:
+                    raise CheckpointError(
+                        f"another process has held {lock.lock_file} for {_LONGEST_BUILD_S / 60:.0f} min; "
+                        f"end it, or name another folder by {CACHE_VARIABLE}"
+                    ) from None
+            if not told:
+                print(f"waiting for another process that holds {lock.lock_file}", file=sys.stderr)
+                told = True
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _build(self, key: str, build: Callable[[Path], None]) -> None:
         # One fixed name: whoever holds the lock may remove what is there.
         partial = self.root / f"{key}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        partial.mkdir(mode=0o700)
         try:
             build(partial)
             for path in (*partial.iterdir(), partial):
@@ -65,22 +119,28 @@ class Cache:
             shutil.rmtree(partial, ignore_errors=True)
 
     def recall(self, key: str) -> str | None:
-        """What ``remember`` stored under ``key``, if anything."""
+        """What ``remember`` stored under ``key``, if anything; what another user put there is nothing."""
+        file = self.root / "digests" / key
         try:
-            return (self.root / "digests" / key).read_text().strip() or None
+            if file.lstat().st_uid not in (0, os.geteuid()):
+                return None
+            return file.read_text().strip() or None
         except OSError:
             return None
 
     def remember(self, key: str, value: str) -> None:
         """Keeps a short text under ``key``. Best effort: it only saves time later."""
         folder = self.root / "digests"
+        partial = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
+                partial = Path(file.name)
                 file.write(value)
-            Path(file.name).replace(folder / key)
+            partial.replace(folder / key)
         except OSError:
-            return
+            if partial is not None:  # of a full disk
+                partial.unlink(missing_ok=True)
 
 
 def require_space(directory: Path, wanted: int) -> None:

@@ -17,6 +17,9 @@ from runtime.checkpoints.cache import Cache
 from runtime.checkpoints.config import ModelConfig
 from runtime.checkpoints.weights import WeightFiles
 
+_SAMPLES = 64
+_SAMPLE_BYTES = 1024
+
 
 def content_digest(config: ModelConfig, weights: WeightFiles, names: Iterable[str]) -> str:
     """sha256 in hexadecimal over the configuration and each tensor's name, dtype, shape and bytes.
@@ -53,9 +56,24 @@ def remembered(cache: Cache, what: str, files: Iterable[Path], compute: Callable
 
 
 def stamps(files: Iterable[Path]) -> list[list[str | int]]:
-    """Path, size in bytes and modification time in nanoseconds of each file."""
+    """What tells each file from another at its path: size in bytes, times in nanoseconds, and samples of it.
+
+    A copy that keeps the time, of image layers for instance, may have the size and the time of what it
+    replaces; it is another file (inode, change), and where even that was kept, it has other bytes.
+    """
     found: list[list[str | int]] = []
     for file in files:
         status = file.stat()
-        found.append([str(file), status.st_size, status.st_mtime_ns])
+        identity = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        found.append([str(file), *identity, _sampled(file, status.st_size)])
     return found
+
+
+def _sampled(file: Path, size: int) -> str:
+    """Return a checksum of a few kilobytes all over the file."""
+    total = hashlib.sha256()
+    with file.open("rb") as opened:
+        for sample in range(_SAMPLES):
+            opened.seek(size * sample // _SAMPLES)
+            total.update(opened.read(_SAMPLE_BYTES))
+    return total.hexdigest()

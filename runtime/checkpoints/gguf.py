@@ -9,7 +9,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,20 @@ _KNOWN_TENSOR = re.compile(
 )
 _ROPE_FREQUENCIES = "rope_freqs.weight"
 
+# What may be said of a model that is a plain LLaMA all the same, and what it must be then.
+_HARMLESS: Mapping[str, Callable[[Any], bool]] = {
+    "llama.attention.causal": lambda value: value is True,
+    "llama.expert_count": lambda value: value == 0,
+    "llama.expert_used_count": lambda value: value == 0,
+}
+
+# Vocabularies that were learned on text whose every digit stands alone.
+_SPLIT_DIGITS = frozenset(
+    (
+        "codeshell", "command-r", "deepseek-coder", "exaone", "minerva-7b", "refact", "smollm", "starcoder",
+    )
+)  # fmt: skip
+
 
 def convert_gguf(file: Path, directory: Path) -> None:
     """Writes the model of ``file`` into ``directory``: config.json, float32 safetensors, tokenizer.
@@ -74,6 +88,8 @@ def convert_gguf(file: Path, directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps({**config.to_hf(), **ends}, indent=2))
 
     state = model.state_dict()
+    if not header.has_kv_heads:
+        _undo_interleaving(state, config)
     shapes = tensor_shapes(config)
     require_space(directory, sum(state[name].nbytes for name in shapes))
     write_weights(directory, ((name, state[name]) for name in shapes))
@@ -101,7 +117,9 @@ class _Header:
             raise CheckpointError(
                 f"{self.file}: general.architecture is {architecture!r}; only 'llama' is supported"
             )
-        for name in self._fields:
+        for name, value in self._fields.items():
+            if name in _HARMLESS and _HARMLESS[name](value):
+                continue
             if name.startswith("llama.") and name not in _KNOWN_KEYS:
                 raise CheckpointError(f"{self.file}: field {name!r} is not supported")
         for name in self._tensors:
@@ -111,26 +129,47 @@ class _Header:
     @property
     def splits_digits(self) -> bool:
         """Whether the vocabulary was learned on text whose every digit stands alone."""
-        return self._fields.get("tokenizer.ggml.pre") == "smollm"
+        return self._fields.get("tokenizer.ggml.pre") in _SPLIT_DIGITS
+
+    @property
+    def has_kv_heads(self) -> bool:
+        """Whether it says how many key/value heads there are; without, as many as query heads."""
+        return "llama.attention.head_count_kv" in self._fields
 
     def rope_fields(self) -> dict[str, Any]:
         """The RoPE settings as a configuration's fields; ``transformers`` reads only theta."""
         theta = self._fields.get("llama.rope.freq_base")
+        factor = self._fields.get("llama.rope.scaling.factor") or 1.0
+        # As llama.cpp reads it: a factor alone means linear.
+        kind = self._fields.get("llama.rope.scaling.type", "linear" if factor != 1.0 else "none")
+        if kind not in ("none", "linear"):
+            raise CheckpointError(f"{self.file}: llama.rope.scaling.type {kind!r} is not supported")
         if _ROPE_FREQUENCIES in self._tensors:
             # llama.cpp stores a divisor for each frequency, which is what longrope's lists are.
-            factors = [float(factor) for factor in self._tensors[_ROPE_FREQUENCIES].data]
+            scale = float(factor) if kind == "linear" else 1.0
+            factors = [scale * float(each) for each in self._tensors[_ROPE_FREQUENCIES].data]
             lists = {"short_factor": factors, "long_factor": factors, "attention_factor": 1.0}
             return _rope("longrope", theta, lists)
-        kind = self._fields.get("llama.rope.scaling.type", "none")
-        if kind == "none":
-            return _rope("default", theta, {})
         if kind == "linear":
-            return _rope("linear", theta, {"factor": self._fields.get("llama.rope.scaling.factor")})
-        raise CheckpointError(f"{self.file}: llama.rope.scaling.type {kind!r} is not supported")
+            return _rope("linear", theta, {"factor": factor})
+        return _rope("default", theta, {})
 
 
 def _rope(kind: str, theta: object, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": theta, **settings}}
+
+
+def _undo_interleaving(state: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
+    """Bring the rows of query and key weights, in place, from llama.cpp's order into Hugging Face's.
+
+    A head's two halves lie there row by row in turn. ``transformers`` does this only where the file says
+    how many key/value heads there are.
+    """
+    for name, weight in state.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            rows, columns = weight.shape
+            by_head = weight.view(config.num_heads, rows // config.num_heads // 2, 2, columns)
+            weight.copy_(by_head.transpose(1, 2).reshape(rows, columns).clone())
 
 
 def _save_tokenizer(header: _Header, directory: Path) -> None:

@@ -15,7 +15,7 @@ from runtime.checkpoints.progress import Advance, progress_bar
 from runtime.errors import CheckpointError
 
 # Goes up when converting a GGUF file would write other bytes than before.
-GGUF_VERSION = 1
+GGUF_VERSION = 2
 
 
 def load_checkpoint(

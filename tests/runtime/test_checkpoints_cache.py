@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import LlamaForCausalLM
 
 from runtime.checkpoints import PRESETS, load_checkpoint
@@ -46,6 +49,80 @@ def builder(tmp_path: Path) -> list[str]:
     script = tmp_path / "build.py"
     script.write_text(BUILD)
     return [sys.executable, str(script), str(tmp_path / "cache"), str(tmp_path / "log")]
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Cache:
+    """A cache in which somebody has put a folder under a name that can be foreseen."""
+    cache = Cache(tmp_path / "cache")
+    cache.obtain("thing", lambda folder: (folder / "thing.so").touch())
+    return cache
+
+
+def never(folder: Path) -> None:
+    raise AssertionError("it was there")
+
+
+def test_what_another_user_has_put_into_the_cache_is_not_loaded(
+    planted: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planted.obtain("thing", never).name == "thing"
+    planted.remember("key", "value")
+    assert planted.recall("key") == "value"
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    if os.getuid() == 0:  # then what lies there is the system's, which is trusted
+        for path in (planted.root / "thing", planted.root / "digests" / "key"):
+            os.chown(path, 4243, -1)
+    with pytest.raises(CheckpointError, match="belongs to the user"):
+        planted.obtain("thing", never)
+    assert planted.recall("key") is None
+
+
+@pytest.mark.parametrize("name", ["", "thing.so"], ids=["folder", "file"])
+def test_what_everybody_can_write_is_not_loaded(planted: Cache, name: str) -> None:
+    (planted.root / "thing" / name).chmod(0o777)
+    with pytest.raises(CheckpointError, match="can be written by everybody"):
+        planted.obtain("thing", never)
+
+
+def test_the_cache_is_this_users_alone(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        cache = Cache(tmp_path / "cache")
+        made = cache.obtain("thing", lambda folder: None)
+        cache.remember("key", "value")
+    finally:
+        os.umask(mask)
+    for folder in (cache.root, made, cache.root / "digests"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert (cache.root / "thing.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_that_another_process_keeps_is_said_and_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("runtime.checkpoints.cache._PATIENCE_S", 0.05)
+    monkeypatch.setattr("runtime.checkpoints.cache._LONGEST_BUILD_S", 0.2)
+    cache = Cache(tmp_path)
+    with (
+        FileLock(tmp_path / "thing.lock"),
+        pytest.raises(CheckpointError, match=r"another process has held .*thing\.lock"),
+    ):
+        cache.obtain("thing", never)
+    assert capsys.readouterr().err.count("waiting for another process") == 1
+
+
+def test_a_full_disk_leaves_no_half_written_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path)
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    cache.remember("key", "value")
+    assert list((tmp_path / "digests").iterdir()) == []
 
 
 def test_a_killed_build_leaves_nothing_that_counts(builder: list[str], tmp_path: Path) -> None:

@@ -250,6 +250,28 @@ def test_the_digest_does_not_depend_on_shards(sharded_directory: Path, tmp_path:
     assert load_checkpoint(sharded_directory).digest == load_checkpoint(tmp_path / "single").digest
 
 
+@pytest.mark.parametrize("in_place", [False, True], ids=["replaced", "overwritten"])
+def test_another_file_of_the_same_size_and_time_is_another_model(
+    model_directory: Path, tmp_path: Path, in_place: bool
+) -> None:
+    """As image layers and ``cp -p`` make them."""
+    before = load_checkpoint(model_directory).digest
+    weights = model_directory / "model.safetensors"
+    then = weights.stat()
+    content = weights.read_bytes()
+    changed = content[:-1] + bytes([content[-1] ^ 1])  # of the last tensor's last number
+    if in_place:
+        weights.write_bytes(changed)
+    else:
+        replacement = tmp_path / "replacement"
+        replacement.write_bytes(changed)
+        replacement.replace(weights)
+    os.utime(weights, ns=(then.st_atime_ns, then.st_mtime_ns))
+    now = weights.stat()
+    assert (now.st_size, now.st_mtime_ns) == (then.st_size, then.st_mtime_ns)
+    assert load_checkpoint(model_directory).digest != before
+
+
 def test_the_digest_is_hashed_once(model_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = load_checkpoint(model_directory).digest
     monkeypatch.setattr("runtime.checkpoints.checkpoint.content_digest", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +54,24 @@ NAMES = {
 
 def model_of(**fields: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
+    usual: dict[str, Any] = {"num_key_value_heads": KV_HEADS, "initializer_range": 0.3}
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=HIDDEN,
         intermediate_size=INNER,
         num_hidden_layers=1,
         num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS,
-        initializer_range=0.3,
-        **fields,
+        **{**usual, **fields},
     )
     return LlamaForCausalLM(config)
 
 
-def tensors_of(model: LlamaForCausalLM) -> dict[str, Array]:
+def tensors_of(
+    model: LlamaForCausalLM, names: Mapping[str, tuple[str, int]] = NAMES
+) -> dict[str, Array]:
     state = model.state_dict()
     tensors: dict[str, Array] = {}
-    for name, (theirs, heads) in NAMES.items():
+    for name, (theirs, heads) in names.items():
         array: Array = state[f"{theirs}.weight"].numpy()
         if heads:  # llama.cpp rotates neighbours, Hugging Face a head's two halves
             halves = array.reshape(heads, 2, HEAD_DIM // 2, HIDDEN)
@@ -82,12 +83,13 @@ def tensors_of(model: LlamaForCausalLM) -> dict[str, Array]:
 def write_gguf(
     file: Path,
     tensors: dict[str, Array],
-    metadata: dict[str, int | float | str],
+    metadata: Mapping[str, int | float | str | bool],
     architecture: str = "llama",
 ) -> None:
     writer = GGUFWriter(file, architecture)
     for key, value in metadata.items():
         add: dict[type, Callable[[str, Any], None]] = {
+            bool: writer.add_bool,
             int: writer.add_uint32,
             float: writer.add_float32,
             str: writer.add_string,
@@ -141,14 +143,61 @@ def test_tied_embeddings_and_linear_scaling(tmp_path: Path) -> None:
     assert checkpoint.config.rope["factor"] == 4.0
 
 
-def test_frequencies_stored_as_a_tensor(tmp_path: Path) -> None:
-    """llama.cpp writes llama3's scaling as one divisor for each frequency."""
+def test_a_scaling_factor_alone_means_linear(tmp_path: Path) -> None:
+    """As llama.cpp reads it."""
+    metadata = {**METADATA, "llama.rope.scaling.factor": 4.0}
+    write_gguf(tmp_path / "scaled.gguf", tensors_of(model_of()), metadata)
+    rope = load_checkpoint(tmp_path / "scaled.gguf").config.rope
+    assert (rope["rope_type"], rope["factor"]) == ("linear", 4.0)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_scaling_factor_that_scales_nothing_is_none(factor: float, tmp_path: Path) -> None:
+    metadata = {**METADATA, "llama.rope.scaling.factor": factor}
+    write_gguf(tmp_path / "plain.gguf", tensors_of(model_of()), metadata)
+    assert load_checkpoint(tmp_path / "plain.gguf").config.rope["rope_type"] == "default"
+
+
+def test_without_a_number_of_key_value_heads_there_are_as_many_as_query_heads(
+    tmp_path: Path,
+) -> None:
+    """The format allows it; the weights lie in llama.cpp's order all the same."""
+    model = model_of(num_key_value_heads=HEADS)
+    metadata = {key: value for key, value in METADATA.items() if not key.endswith("head_count_kv")}
+    names = {**NAMES, "blk.0.attn_k": (NAMES["blk.0.attn_k"][0], HEADS)}
+    write_gguf(tmp_path / "heads.gguf", tensors_of(model, names), metadata)
+    checkpoint = load_checkpoint(tmp_path / "heads.gguf")
+    assert checkpoint.config.num_kv_heads == HEADS
+    for name in checkpoint.expected_shapes():
+        assert torch.equal(checkpoint.tensor(name), model.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"llama.expert_count": 0, "llama.expert_used_count": 0}, {"llama.attention.causal": True}],
+    ids=str,
+)
+def test_what_says_only_that_it_is_a_plain_llama_is_taken(
+    metadata: dict[str, int | float | str | bool], tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / "plain.gguf", tensors_of(model_of()), {**METADATA, **metadata})
+    assert load_checkpoint(tmp_path / "plain.gguf").config.num_layers == 1
+
+
+@pytest.mark.parametrize("scaling", [1.0, 4.0])
+def test_frequencies_stored_as_a_tensor(scaling: float, tmp_path: Path) -> None:
+    """llama.cpp writes llama3's scaling as one divisor for each frequency; linear scaling comes on top."""
     factors = np.linspace(1, 8, HEAD_DIM // 2, dtype=np.float32)
     tensors = {**tensors_of(model_of()), "rope_freqs.weight": factors}
-    write_gguf(tmp_path / "scaled.gguf", tensors, METADATA)
+    linear: dict[str, int | float | str] = {
+        "llama.rope.scaling.type": "linear",
+        "llama.rope.scaling.factor": scaling,
+    }
+    metadata = {**METADATA, **linear} if scaling > 1 else METADATA
+    write_gguf(tmp_path / "scaled.gguf", tensors, metadata)
     config = load_checkpoint(tmp_path / "scaled.gguf").config
     cos, sin = RotaryEmbedding(config).tables(128)
-    frequencies = 5000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM) / factors
+    frequencies = 5000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM) / factors / scaling
     angles = torch.from_numpy(np.outer(np.arange(128), frequencies))
     torch.testing.assert_close(cos.double(), angles.cos(), atol=1e-4, rtol=0)
     torch.testing.assert_close(sin.double(), angles.sin(), atol=1e-4, rtol=0)
@@ -158,6 +207,7 @@ def test_frequencies_stored_as_a_tensor(tmp_path: Path) -> None:
     ("metadata", "tensors", "message"),
     [
         ({"llama.expert_count": 8}, (), "'llama.expert_count'"),
+        ({"llama.attention.causal": False}, (), "'llama.attention.causal'"),
         ({"llama.attention.scale": 0.1}, (), "'llama.attention.scale'"),
         ({"llama.rope.scaling.type": "yarn"}, (), "llama.rope.scaling.type 'yarn'"),
         ({}, ("blk.0.attn_q.bias",), "'blk.0.attn_q.bias'"),
