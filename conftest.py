@@ -15,5 +15,17 @@ pytest_plugins = ["pytester"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare what the gated stages run."""
+    """Declare what the gated stages run, and how their budgets are accepted."""
     stage_workload.declare(parser)
+    parser.addoption(
+        "--update-budgets",
+        action="store_true",
+        help="record calls, bytes and copies as they are now (perfsuite/test_budgets.py)",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _sessions_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a session that a test runs not take itself for one of pytest-xdist's workers."""
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+        monkeypatch.delenv(name, raising=False)

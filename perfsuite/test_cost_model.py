@@ -15,7 +15,7 @@ import torch
 from perfsuite.llama.cost_model import predict
 from perfsuite.llama.diagnosis.measuring import measure
 from perfsuite.llama.diagnosis.sections import stage_section
-from perfsuite.llama.prompts import passage, tokenize
+from perfsuite.llama.prompts import SHIPPED
 from perfsuite.llama.results import PHASES
 from runtime import STAGES, load_checkpoint
 
@@ -28,7 +28,7 @@ MARGIN = 3.0
 @pytest.mark.timeout(300)
 def test_the_model_still_explains_the_ladder() -> None:
     checkpoint = load_checkpoint("tiny")
-    ids = torch.tensor([tokenize(passage(), checkpoint.tokenizer(), TOKENS)])
+    ids = torch.tensor([SHIPPED.tokenized(checkpoint.tokenizer(), TOKENS).ids])
     stages = list(STAGES.values())
     threads = len(os.sched_getaffinity(0))
     measured = measure(checkpoint, ids, stages, threads=threads, rounds=ROUNDS)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from perfsuite.llama.machine_constants import MachineConstants
@@ -20,13 +19,15 @@ from perfsuite.llama.workload import Operation, memory_of, operations
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
 from runtime.traffic import CallTraffic, end_calls, layer_calls
-
-ROAD_OF: Mapping[str, str] = MappingProxyType(
-    {"zmq-msgpack": "zmq-ipc", "shared-memory": "shared-memory"}
-)
-"""The road that a transport takes to a worker on the same machine."""
+from runtime.transports.registry import TRANSPORTS
 
 BOUNDS = ("compute", "memory", "transport", "per-call", "trusted")
+
+
+def road_of(transport: str) -> str:
+    """Return the road that a transport takes to a worker on the same machine."""
+    row = TRANSPORTS[transport]
+    return row.routes[row.scheme]
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def predict(
         KeyError: for a road or an operation without a constant.
     """
     assumed = assumed or Assumptions()
-    road_name = assumed.road or ROAD_OF[stage.transport]
+    road_name = assumed.road or road_of(stage.transport)
     sums = _Sums()
     for operation in operations(config, stage, tokens, memory_of(road_name)):
         _add_operation(sums, operation, constants, assumed.accelerator)

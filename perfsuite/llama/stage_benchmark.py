@@ -25,6 +25,7 @@ from perfsuite.llama.stage_workload import StageWorkload
 from perfsuite.llama.unsplit import DTYPES, load_unsplit
 from perfsuite.processes.child import end_with_parent
 from runtime import STAGES, SplitLlama, load_checkpoint
+from runtime.transports.registry import TRANSPORTS
 
 _START_TIMEOUT_S = 120.0
 _ATTEMPTS = 3
@@ -126,8 +127,7 @@ def _forked(
     with tempfile.TemporaryDirectory(prefix="w") as folder:
         address = Path(folder) / "s"  # short: an address may have no more than 107 bytes
         errors = Path(folder) / "errors"
-        scheme = "unix" if STAGES[stage].transport == "shared-memory" else "ipc"
-        endpoint = f"{scheme}://{address}"
+        endpoint = f"{TRANSPORTS[STAGES[stage].transport].scheme}://{address}"
         command = ["--model", workload.model, "--stage", stage, "--device", workload.device]
         command += ["--threads", str(workload.threads), "--endpoint", endpoint]
         for phase, factor in slower.get("slowdown", {}).items():

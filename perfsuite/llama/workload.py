@@ -17,6 +17,7 @@ import torch
 from runtime.checkpoints import ModelConfig
 from runtime.operations import linear_shapes
 from runtime.stages import Stage
+from runtime.transports.registry import TRANSPORTS
 
 Side = Literal["device", "trusted"]
 Memory = Literal["private", "arena"]
@@ -104,7 +105,11 @@ def operations(
 
 def memory_of(transport: str) -> Memory:
     """Return where tensors lie that cross by ``transport`` or by one of its roads."""
-    return "arena" if transport == "shared-memory" else "private"
+    shared = any(
+        row.shares_memory and transport in (row.name, *row.routes.values())
+        for row in TRANSPORTS.values()
+    )
+    return "arena" if shared else "private"
 
 
 Row = tuple[str, str, str, Shape, int]

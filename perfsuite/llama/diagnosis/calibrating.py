@@ -16,7 +16,7 @@ from statistics import median
 import torch
 
 from perfsuite.llama.bursts import Between, Burst, Pattern, weights_apart
-from perfsuite.llama.cost_model import ROAD_OF
+from perfsuite.llama.cost_model import road_of
 from perfsuite.llama.diagnosis.null_worker import MOST_SWEPT
 from perfsuite.llama.diagnosis.probe import Probe, timed
 from perfsuite.llama.diagnosis.roads import open_roads
@@ -24,7 +24,8 @@ from perfsuite.llama.diagnosis.sweep import ROWS, Caller, Samples, sweep_keys
 from perfsuite.llama.diagnosis.trusted_operations import TrustedOperations
 from perfsuite.llama.machine_constants import MachineConstants, Rate, RateKey, rate_key
 from perfsuite.llama.measuring import collector_paused
-from runtime.waiting import IdleTeams
+from runtime.openmp import IdleTeams
+from runtime.transports.registry import TRANSPORTS
 
 TOUCHED_BYTES = 64 << 20
 
@@ -102,7 +103,7 @@ class Calibration:
         """
         with collector_paused():
             for road, caller in self._callers.items():
-                if self._rounds and road not in ROAD_OF.values():
+                if self._rounds and road not in map(road_of, TRANSPORTS):
                     continue
                 for cold in (True, False) if self._rounds == 0 else (True,):
                     keys = list(sweep_keys(cold, self._rows))

@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.slowdown import Slowdown, parse_factor
 
     stages = choose_stages(arguments.stages)
+    arguments.tokens = arguments.tokens or prompts.SHIPPED_TOKENS
     if arguments.device != "cpu":
         raise UsageError(
             f"--device {arguments.device}: only the operations of cpu are measured one by one so far; "
@@ -106,8 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(arguments.model)
     if config is None:
         _check_fits(arguments, what_if, checkpoint.config, stages)
-    ids = prompts.tokenize(prompts.passage(), checkpoint.tokenizer(), arguments.tokens)
-    input_ids = torch.tensor([ids])
+    prompt = prompts.SHIPPED.tokenized(checkpoint.tokenizer(), arguments.tokens)
+    input_ids = torch.tensor([prompt.ids])
     threads = arguments.threads or torch.get_num_threads()
     measured = measure(
         checkpoint,
@@ -119,7 +120,9 @@ def run(arguments: argparse.Namespace) -> int:
         rounds=arguments.rounds,
         slowdown=slowdown,
     )
-    result = _assemble(arguments, checkpoint.config, stages, what_if, threads, measured)
+    result = _assemble(
+        arguments, checkpoint.config, stages, what_if, threads, measured, prompt.source
+    )
     if arguments.timeline is not None:
         timeline = _timeline(checkpoint, stages, input_ids, arguments.device, threads)
         write_json(arguments.timeline, timeline, "--timeline")
@@ -154,6 +157,7 @@ def _assemble(
     what_if: WhatIf,
     threads: int,
     measured: Measured,
+    prompt: str,
 ) -> Diagnosis:
     from perfsuite.llama.cost_model import predict
     from perfsuite.llama.diagnosis import sections
@@ -170,7 +174,7 @@ def _assemble(
     return Diagnosis(
         model=arguments.model,
         tokens=tokens,
-        prompt="shipped passage",
+        prompt=prompt,
         device=arguments.device,
         threads=threads,
         rounds=arguments.rounds,
@@ -185,6 +189,9 @@ def _assemble(
         prediction=predictions,
         median_error=median(abs(row["error"]) for row in predictions),
         ranking_right=sections.ranking_right(predictions),
+        ties=sections.ties(predictions),
+        disturbed_runs=measured.disturbed,
+        runs=measured.runs,
         projection=sections.projection_section(what_if, config, stages, tokens, findings),
     )
 

@@ -16,6 +16,7 @@ from runtime.checkpoints.weights import read_json
 from runtime.operations import linear_shapes
 from runtime.stages import Stage
 from runtime.traffic import layer_calls, live_bytes
+from runtime.transports.registry import TRANSPORTS
 
 _PROCESS_BYTES = 350_000_000  # Python and torch, before anything is computed
 _COMPUTED_BYTES = (
@@ -56,7 +57,7 @@ def memory_needed(config: ModelConfig, stages: Sequence[Stage], tokens: int, roa
         total += sum(row.bytes for burst in pattern for row in burst.operations)
     for stage in stages:
         total += weights + live_bytes(config, stage, tokens)
-        if stage.transport != "shared-memory":
+        if not TRANSPORTS[stage.transport].shares_memory:
             largest = max(
                 call.bytes_sent + call.bytes_received for call in layer_calls(config, stage, tokens)
             )

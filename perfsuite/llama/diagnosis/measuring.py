@@ -18,12 +18,16 @@ from perfsuite.llama.diagnosis.calibrating import Calibration, Findings
 from perfsuite.llama.diagnosis.roads import ROADS
 from perfsuite.llama.diagnosis.sweep import ROWS
 from perfsuite.llama.measuring import SETTLE_S, collector_paused
+from perfsuite.llama.neighbours import Neighbours
 from perfsuite.progress import RunProgress
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.stages import Stage
 from runtime.trace import Trace
+from runtime.traffic import forward_traffic
+from runtime.transports.registry import TRANSPORTS
 
+_MICRO = "micro-measurements"
 _LEAST_S = 1.0  # of forward passes per stage and round
 _MOST_FORWARDS = 5
 
@@ -43,6 +47,8 @@ class Measured:
     forwards: Mapping[str, Sequence[Timed]]
     kernels: Mapping[str, str]
     findings: Findings
+    runs: int  # of all kinds, watched for others' use of the machine
+    disturbed: Mapping[str, int]  # by stage, or "micro-measurements"
 
 
 def calibrate(
@@ -60,7 +66,7 @@ def calibrate(
     fails or there is not enough memory.
     """
     measured, between = patterns(config, stages, tokens), _between(config, tokens)
-    with closing(Calibration(measured, between, ROADS, threads, rows)) as calibration:
+    with closing(Calibration(measured, between, tuple(ROADS), threads, rows)) as calibration:
         for _ in range(rounds):
             calibration.run_round()
         return calibration.findings()
@@ -95,22 +101,33 @@ def measure(
             llamas[stage.name] = stack.enter_context(llama)
         progress.say("starting the micro-measurements")
         wanted = tuple(dict.fromkeys((*patterns(config, stages, tokens), *projected)))
-        calibration = Calibration(wanted, _between(config, tokens), ROADS, threads)
+        calibration = Calibration(wanted, _between(config, tokens), tuple(ROADS), threads)
         stack.callback(calibration.close)
+        neighbours = Neighbours()
         for number in range(rounds):
-            progress.begin_run("micro-measurements", number)
+            progress.begin_run(_MICRO, number)
+            neighbours.begin()
             calibration.run_round()
+            neighbours.end(_MICRO)
             for name, llama in llamas.items():
                 progress.begin_run(name, number)
                 time.sleep(SETTLE_S)
+                neighbours.begin()
                 done[name] += _forwards(llama, input_ids)
+                neighbours.end(name)
         kernels = {name: str(llama.worker_info["kernels"]) for name, llama in llamas.items()}
-        return Measured(done, kernels, calibration.findings())
+        runs = rounds * (1 + len(llamas))
+        return Measured(done, kernels, calibration.findings(), runs, neighbours.disturbed)
 
 
 def _between(config: ModelConfig, tokens: int) -> Between:
     """Return what the sides do between calls where there are most of them."""
-    return between_calls(config, STAGES["shared-memory"], tokens)
+
+    def calls(stage: Stage) -> tuple[int, bool]:
+        rpc_count = forward_traffic(config, stage, tokens).rpc_count
+        return rpc_count, TRANSPORTS[stage.transport].shares_memory
+
+    return between_calls(config, max(STAGES.values(), key=calls), tokens)
 
 
 def _forwards(llama: SplitLlama, input_ids: torch.Tensor) -> list[Timed]:

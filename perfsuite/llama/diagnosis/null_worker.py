@@ -1,6 +1,6 @@
 """A worker that computes nothing, behind the runtime's own service and roads: what is left is the call.
 
-``python -m perfsuite.llama.diagnosis.null_worker --descriptor N | --endpoint E``. It ends with its client, or
+``python -m perfsuite.llama.diagnosis.null_worker --transport T --endpoint E``. It ends with its client, or
 with its parent, whose end closes its stdin.
 
 A request whose first value is above zero keeps it busy before it answers, as a worker is that multiplies
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -22,9 +21,7 @@ from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
-from runtime.transports.base import ServerChannel
-from runtime.transports.shared_memory import SharedMemoryServer
-from runtime.transports.zmq_msgpack import ZmqServer
+from runtime.transports.registry import TRANSPORTS, serve
 
 ROW_BYTES = 1024
 MOST_ROWS = 1 << 17
@@ -115,19 +112,14 @@ class NullDevice(Device):
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve one client until it is gone."""
     parser = argparse.ArgumentParser(prog="python -m perfsuite.llama.diagnosis.null_worker")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--endpoint")
-    where.add_argument("--descriptor", type=int)
+    parser.add_argument("--transport", required=True, choices=TRANSPORTS)
+    parser.add_argument("--endpoint", required=True)
     parser.add_argument("--swept", type=int, default=0)
     parser.add_argument("--flops", type=int, default=0)
     arguments = parser.parse_args(argv)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_grad_enabled(False)
-    channel: ServerChannel
-    if arguments.descriptor is not None:
-        channel = SharedMemoryServer(socket.socket(fileno=arguments.descriptor))
-    else:
-        channel = ZmqServer(arguments.endpoint)
+    channel = next(serve(arguments.endpoint, arguments.transport))
     about = {"device_name": "none", "kernels": "none", "threads": 1, "pid": os.getpid()}
     Service(NullDevice(arguments.swept, arguments.flops), CONFIG, HELLO, about).serve(channel)
     channel.close()

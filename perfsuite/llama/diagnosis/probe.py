@@ -30,7 +30,7 @@ from perfsuite.llama.diagnosis.null_worker import MOST_SWEPT, Sweep
 from perfsuite.llama.workload import Operation
 from perfsuite.processes.program import Program
 from perfsuite.processes.protocol import Ended, Lines
-from runtime.processes import worker_environment
+from runtime.launch import worker_environment
 
 _TIMEOUT_S = 300.0
 

@@ -24,13 +24,13 @@ from perfsuite.llama.diagnosis.timeline import Event, profiled_events, trace_eve
 from runtime import SplitLlama, worker
 from runtime.checkpoints import Checkpoint
 from runtime.errors import EndpointError
-from runtime.processes import worker_environment
+from runtime.launch import worker_environment
 from runtime.stages import Stage
+from runtime.transports.registry import TRANSPORTS
 
 _START_TIMEOUT_S = 300.0
 _END_TIMEOUT_S = 60.0
 _ASK_AGAIN_S = 0.1
-_SCHEMES = {"zmq-msgpack": "ipc", "shared-memory": "unix"}
 
 
 def profiled_forward(
@@ -50,7 +50,7 @@ def profiled_forward(
     """
     with tempfile.TemporaryDirectory(prefix="split-llama-") as folder:
         file = Path(folder) / "profile.json"
-        endpoint = f"{_SCHEMES[stage.transport]}://{folder}/worker"
+        endpoint = f"{TRANSPORTS[stage.transport].scheme}://{folder}/worker"
         command = [
             sys.executable, "-m", "perfsuite.llama.diagnosis.profiled_worker", str(file),
             "--model", checkpoint.source, "--stage", stage.name, "--device", device,

@@ -13,8 +13,9 @@ from rich.text import Text
 from perfsuite.charts import units
 from perfsuite.llama.diagnosis.result import NAIVE_BYTES, Diagnosis, PredictionRow
 from perfsuite.llama.forecast import CLAIMED_SHARES, FORECAST
+from perfsuite.llama.neighbours import told
 from perfsuite.llama.results import PHASES
-from perfsuite.llama.table import WIDTH, format_bytes
+from perfsuite.llama.table import MISSING, WIDTH, format_bytes
 
 _SHOWN_BYTES = (1024, 1024 * 1024, NAIVE_BYTES, 128 * 1024 * 1024)
 
@@ -35,6 +36,8 @@ def _sections(result: Diagnosis) -> Iterator[RenderableType]:
         f"{result['model']}, {result['tokens']:,} tokens, {result['device']}, "
         f"{result['threads']} threads, {result['rounds']} rounds"
     )
+    if result["disturbed_runs"]:
+        yield Text(f"busy: {told(result['disturbed_runs'], result['runs'])}")
     yield from _titled("1. One transfer: round trip by payload sent", _transport(result))
     yield from (_fit(road, found["fit"]) for road, found in result["transport"].items())
     yield _memory(result)
@@ -193,7 +196,11 @@ def judgement(row: PredictionRow) -> str:
 
 def _ranking(result: Diagnosis) -> Text:
     order = "right" if result["ranking_right"] else "WRONG"
-    return Text(f"median error {result['median_error']:.1%}; ranking of the stages {order}")
+    text = f"median error {result['median_error']:.1%}; ranking of the stages {order}"
+    if result["ties"]:
+        pairs = ", ".join(" and ".join(pair) for pair in result["ties"])
+        text += f"; not told apart, because their intervals overlap: {pairs}"
+    return Text(text)
 
 
 def _forecast(result: Diagnosis) -> Table:
@@ -203,13 +210,13 @@ def _forecast(result: Diagnosis) -> Table:
     rows: Sequence[PredictionRow] = result["prediction"]
     first = rows[0]
     for row in rows:
-        forecast, base = FORECAST[row["stage"]], FORECAST[first["stage"]]
+        forecast, base = FORECAST.get(row["stage"]), FORECAST.get(first["stage"])
         table.add_row(
             row["stage"],
-            units.seconds(forecast.latency_s),
+            units.seconds(forecast.latency_s) if forecast else MISSING,
             units.seconds(row["predicted_s"]),
             units.seconds(row["measured_s"]),
-            f"{base.latency_s / forecast.latency_s:.1f}x",
+            f"{base.latency_s / forecast.latency_s:.1f}x" if base and forecast else MISSING,
             f"{first['predicted_s'] / row['predicted_s']:.1f}x",
             f"{first['measured_s'] / row['measured_s']:.1f}x",
         )

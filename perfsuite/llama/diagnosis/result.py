@@ -47,4 +47,7 @@ class Diagnosis(TypedDict):
     prediction: Sequence[PredictionRow]
     median_error: float
     ranking_right: bool
+    ties: Sequence[tuple[str, str]]  # pairs of stages whose measured intervals overlap
+    disturbed_runs: Mapping[str, int]  # beside which others used the machine, by stage
+    runs: int
     projection: Mapping[str, Any] | None

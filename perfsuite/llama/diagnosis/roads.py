@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 
 import torch
 
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.bursts import Between
 from perfsuite.llama.diagnosis.null_worker import CONFIG, HELLO
-from runtime.processes import worker_environment
+from runtime.launch import worker_environment
 from runtime.rpc import RpcClient
-from runtime.transports.base import ClientChannel
-from runtime.transports.shared_memory import SharedMemoryClient
-from runtime.transports.zmq_msgpack import ZmqClient
+from runtime.transports.base import ClientChannel, Transport
+from runtime.transports.registry import TRANSPORTS
 
-ROADS = ("zmq-tcp", "zmq-ipc", "shared-memory")
+ROADS: Mapping[str, tuple[Transport, str]] = MappingProxyType(
+    {
+        name: (transport, scheme)
+        for transport in TRANSPORTS.values()
+        for scheme, name in transport.routes.items()
+    }
+)
+"""Each transport over each kind of its addresses."""
 
 _START_TIMEOUT_S = 120.0
 _CALL_TIMEOUT_S = 60.0
@@ -54,49 +58,23 @@ def open_roads(
 
 
 def _open(name: str, resources: ExitStack, threads: int, *busy: str) -> ClientChannel:
-    if name == "shared-memory":
-        return _socket_road(resources, threads, *busy)
-    if name == "zmq-tcp":
-        return _zmq_road(resources, threads, f"tcp://127.0.0.1:{_free_port()}", *busy)
-    folder = tempfile.mkdtemp(prefix="split-llama-")
-    resources.callback(shutil.rmtree, folder, ignore_errors=True)
-    return _zmq_road(resources, threads, f"ipc://{folder}/worker", *busy)
-
-
-def _socket_road(resources: ExitStack, threads: int, *busy: str) -> ClientChannel:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    resources.callback(ours.close)
-    with theirs:
-        _start(
-            resources,
-            threads,
-            "--descriptor",
-            str(theirs.fileno()),
-            *busy,
-            descriptor=theirs.fileno(),
-        )
-    return SharedMemoryClient(ours)
-
-
-def _zmq_road(resources: ExitStack, threads: int, endpoint: str, *busy: str) -> ClientChannel:
-    _start(resources, threads, "--endpoint", endpoint, *busy)
-    client = ZmqClient(endpoint)
-    resources.callback(client.close)
-    return client
-
-
-def _start(resources: ExitStack, threads: int, *where: str, descriptor: int | None = None) -> None:
+    transport, scheme = ROADS[name]
+    meeting = resources.enter_context(transport.meet(scheme))
     process = subprocess.Popen(
-        [sys.executable, "-m", "perfsuite.llama.diagnosis.null_worker", *where],
+        [
+            sys.executable,
+            "-m",
+            "perfsuite.llama.diagnosis.null_worker",
+            *("--transport", transport.name, "--endpoint", meeting.endpoint),
+            *busy,
+        ],
         env=worker_environment(threads),
-        pass_fds=() if descriptor is None else (descriptor,),
+        pass_fds=meeting.descriptors,
         stdin=subprocess.PIPE,
         process_group=0,  # Ctrl-C is the parent's to handle; its end closes stdin
     )
     resources.enter_context(process)
     resources.callback(process.kill)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    channel = meeting.connect()
+    resources.callback(channel.close)
+    return channel

@@ -6,11 +6,11 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from perfsuite import statistics
-from perfsuite.llama.cost_model import ROAD_OF, Prediction, predict
+from perfsuite.llama.cost_model import Prediction, predict, road_of
 from perfsuite.llama.diagnosis.calibrating import TOUCHED_BYTES, Findings
 from perfsuite.llama.diagnosis.measuring import Timed
 from perfsuite.llama.diagnosis.result import NAIVE_BYTES, PredictionRow
@@ -102,14 +102,12 @@ def rates_section(findings: Findings) -> list[dict[str, Any]]:
 
 def stage_section(stage: Stage, forwards: Sequence[Timed]) -> dict[str, Any]:
     """Return where the forward passes of ``stage`` spent their time: by phase, operation and layer."""
-    totals = [each.trace.totals() for each in forwards]
-    phases = {phase: median(total[f"{phase}_s"] for total in totals) for phase in PHASES}  # type: ignore[literal-required]
-    unexplained = [
-        each.seconds - sum(total[f"{phase}_s"] for phase in PHASES)  # type: ignore[literal-required]
-        for each, total in zip(forwards, totals, strict=True)
-    ]
+    # Of the middle forward passes, not a median for each phase: those would sum to another time.
+    middle = [each.trace.totals() for each in _middle(forwards)]
+    phases = {phase: mean(total[f"{phase}_s"] for total in middle) for phase in PHASES}  # type: ignore[literal-required]
     estimate = statistics.median([each.seconds for each in forwards])
     measured = estimate.value
+    unexplained = measured - sum(phases.values())
     return {
         "name": stage.name,
         "measured_s": measured,
@@ -118,11 +116,18 @@ def stage_section(stage: Stage, forwards: Sequence[Timed]) -> dict[str, Any]:
         "phases_s": phases,
         "operations": _grouped(forwards, lambda rpc: rpc.operation),
         "layers": _grouped(forwards, lambda rpc: rpc.layer),
-        "unexplained_s": median(unexplained),
-        "unexplained_share": median(unexplained) / measured,
-        "bytes": totals[0]["bytes_sent"] + totals[0]["bytes_received"],
-        "rpc_count": totals[0]["rpc_count"],
+        "unexplained_s": unexplained,
+        "unexplained_share": unexplained / measured,
+        "bytes": middle[0]["bytes_sent"] + middle[0]["bytes_received"],
+        "rpc_count": middle[0]["rpc_count"],
     }
+
+
+def _middle(forwards: Sequence[Timed]) -> Sequence[Timed]:
+    """Return the one or two forward passes whose mean is the median."""
+    ordered = sorted(forwards, key=lambda each: each.seconds)
+    half = len(ordered) // 2
+    return ordered[half : half + 1] if len(ordered) % 2 else ordered[half - 1 : half + 1]
 
 
 def _grouped(forwards: Sequence[Timed], key: Callable[[RpcRecord], object]) -> list[dict[str, Any]]:
@@ -173,13 +178,26 @@ def prediction_row(stage: Mapping[str, Any], prediction: Prediction) -> Predicti
 def ranking_right(rows: Sequence[PredictionRow]) -> bool:
     """Say whether of any two stages the one that was measured faster is predicted to be faster.
 
-    Two whose intervals overlap were not told apart by the measurement, and have no order.
+    Two whose intervals overlap were not told apart by the measurement, and have no order: see ``ties``.
     """
     return all(
         one["predicted_s"] < other["predicted_s"]
         for one, other in itertools.permutations(rows, 2)
-        if one["measured_interval_s"]["high"] < other["measured_interval_s"]["low"]
+        if _is_faster(one, other)
     )
+
+
+def ties(rows: Sequence[PredictionRow]) -> list[tuple[str, str]]:
+    """Return the pairs of stages that the measurement did not tell apart."""
+    return [
+        (one["stage"], other["stage"])
+        for one, other in itertools.combinations(rows, 2)
+        if not _is_faster(one, other) and not _is_faster(other, one)
+    ]
+
+
+def _is_faster(one: PredictionRow, other: PredictionRow) -> bool:
+    return one["measured_interval_s"]["high"] < other["measured_interval_s"]["low"]
 
 
 def projection_section(
@@ -200,7 +218,7 @@ def projection_section(
         "stages": [
             {
                 "name": row.stage,
-                "road": what_if.road or ROAD_OF[stage.transport],
+                "road": what_if.road or road_of(stage.transport),
                 "projected_s": row.total_s,
                 "phases_s": row.phases,
                 "bounds_s": row.bounds,

@@ -59,7 +59,7 @@ def test_the_json_is_as_specified(diagnosis: Run) -> None:
 @pytest.mark.slow
 def test_every_road_was_swept_from_kilobytes_to_the_largest(diagnosis: Run) -> None:
     transport = diagnosis.result["transport"]
-    assert list(transport) == ["zmq-tcp", "zmq-ipc", "shared-memory"]
+    assert list(transport) == ["zmq-ipc", "zmq-tcp", "shared-memory"]
     for found in transport.values():
         for how in ("back_to_back", "between_sweeps"):
             sizes = found[how]["sent"]["bytes"]

@@ -5,7 +5,7 @@ import pytest
 from perfsuite.llama.cost_model import Prediction
 from perfsuite.llama.diagnosis.measuring import Timed
 from perfsuite.llama.diagnosis.result import PredictionRow
-from perfsuite.llama.diagnosis.sections import prediction_row, ranking_right, stage_section
+from perfsuite.llama.diagnosis.sections import prediction_row, ranking_right, stage_section, ties
 from perfsuite.llama.residuals import CONSTANT_OF
 from perfsuite.llama.results import PHASES, Interval
 from runtime import STAGES
@@ -50,6 +50,25 @@ def test_a_stage_is_broken_down_by_phase_operation_and_layer() -> None:
     assert section["unexplained_share"] == pytest.approx(2 / 62)
 
 
+def skewed(seconds: float, device_s: float) -> Timed:
+    """A forward of one call; what the device does not take is the trusted side's."""
+    call = RpcRecord(
+        "ping", None, bytes_sent=0, bytes_received=0, payload_copies=0, serialize_s=0.0,
+        transport_s=0.0, device_s=device_s, deserialize_s=0.0, total_s=device_s,
+    )  # fmt: skip
+    return Timed(seconds, Trace((call,), seconds))
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_phases_sum_to_the_time_beside_which_they_stand(count: int) -> None:
+    """The median of each phase alone would not: here 5 + 5 of a median of 9 or 8.5."""
+    forwards = [skewed(9.0, 1.0), skewed(10.0, 5.0), skewed(8.0, 7.0), skewed(8.0, 6.0)][:count]
+    section = stage_section(STAGES["fused"], forwards)
+    told = sum(section["phases_s"].values()) + section["unexplained_s"]
+    assert told == pytest.approx(section["measured_s"])
+    assert section["unexplained_s"] == pytest.approx(0.0)
+
+
 def predicted(**phases: float) -> Prediction:
     return Prediction(
         "fused", {**dict.fromkeys(PHASES, 1.0), **phases}, {"compute": 1.0}, {}, {}, 3
@@ -79,13 +98,18 @@ def test_a_phase_that_takes_longer_than_predicted_moved() -> None:
     assert found["moved"]["factor"] == pytest.approx(2.5)
 
 
-def ranked(*pairs: tuple[float, float]) -> bool:
-    """Rank stages by (predicted, measured); each was measured to half a second."""
+def measured(*pairs: tuple[float, float]) -> list[PredictionRow]:
+    """Stages a, b, ... by (predicted, measured); each was measured to half a second."""
     rows: list[PredictionRow] = []
-    for predicted_s, measured_s in pairs:
+    for name, (predicted_s, measured_s) in zip("abc", pairs, strict=False):
         interval: Interval = {"low": measured_s - 0.5, "high": measured_s + 0.5}
-        rows.append({**row(), "predicted_s": predicted_s, "measured_interval_s": interval})
-    return ranking_right(rows)
+        each: PredictionRow = {**row(), "stage": name, "predicted_s": predicted_s}
+        rows.append({**each, "measured_interval_s": interval})
+    return rows
+
+
+def ranked(*pairs: tuple[float, float]) -> bool:
+    return ranking_right(measured(*pairs))
 
 
 def test_a_ranking_is_of_all_stages() -> None:
@@ -97,3 +121,5 @@ def test_a_ranking_is_of_all_stages() -> None:
 def test_stages_that_were_not_told_apart_have_no_order() -> None:
     assert ranked((3.0, 4.2), (4.0, 4.0))
     assert not ranked((3.0, 5.2), (4.0, 4.0))
+    assert ties(measured((3.0, 4.2), (4.0, 4.0), (9.0, 9.0))) == [("a", "b")]
+    assert ties(measured((3.0, 5.2), (4.0, 4.0))) == []

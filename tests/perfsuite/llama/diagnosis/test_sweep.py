@@ -17,7 +17,7 @@ BUSY = Between(trusted_bytes=1 << 16, device_bytes=1 << 16, device_flops=1 << 26
 
 @pytest.fixture(scope="module")
 def clients() -> Iterator[dict[str, RpcClient]]:
-    with open_roads(ROADS, BUSY, 1) as opened:
+    with open_roads(tuple(ROADS), BUSY, 1) as opened:
         yield dict(opened)
 
 

@@ -1,0 +1,102 @@
+"""A stage and a transport added as ``docs/extending.md`` says: a row, a file and a row, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STAGE = '            Stage("extra", "extra-wire", "layer", "float32", "fused", _CLEAR_LAYERS),\n'
+TRANSPORT = '''"""Another way to carry tensors: ZeroMQ under another name."""
+
+from dataclasses import replace
+
+from runtime.transports import zmq_msgpack
+
+TRANSPORT = replace(zmq_msgpack.TRANSPORT, name="extra-wire", routes={"ipc": "extra-ipc"})
+'''
+
+
+def insert(file: Path, before: str, text: str) -> None:
+    source = file.read_text()
+    assert source.count(before) == 1
+    file.write_text(source.replace(before, text + before))
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with both."""
+    folder = tmp_path_factory.mktemp("extended")
+    for name in ("runtime", "perfsuite"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    insert(folder / "runtime/stages.py", '            Stage("bf16"', STAGE)
+    (folder / "runtime/transports/extra_wire.py").write_text(TRANSPORT)
+    registry = folder / "runtime/transports/registry.py"
+    insert(registry, "zmq_msgpack.TRANSPORT", "extra_wire.TRANSPORT, ")
+    insert(registry, "shared_memory, zmq_msgpack\n", "extra_wire, ")
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def test_the_ladder_climbs_it(extended: Path) -> None:
+    small = "--model tiny --tokens 16 --rounds 1 --threads 1 --stages fused,extra --json l.json"
+    output = run(extended, "perfsuite", "ladder", *small.split())
+    assert "extra" in output
+    rows = json.loads((extended / "l.json").read_text())["stages"]
+    assert [row["name"] for row in rows] == ["fused", "extra"]
+    assert [row["forecast_speedup"] for row in rows] == [6.6, None]
+    assert rows[0]["payload_copies"] < rows[1]["payload_copies"]
+
+
+@pytest.mark.slow
+def test_the_diagnosis_explains_it(extended: Path) -> None:
+    small = "--model tiny --tokens 16 --rounds 1 --threads 1 --stages extra --json d.json"
+    assert "extra-ipc" in run(extended, "perfsuite", "diagnose", *small.split())
+    result = json.loads((extended / "d.json").read_text())
+    assert [row["stage"] for row in result["prediction"]] == ["extra"]
+    assert set(result["transport"]) == {"zmq-ipc", "zmq-tcp", "shared-memory", "extra-ipc"}
+
+
+@pytest.mark.slow
+def test_its_budgets_are_recorded_and_then_held(extended: Path) -> None:
+    budgets = ["pytest", "perfsuite/test_budgets.py", "-q", "-p", "no:cacheprovider"]
+    finished = subprocess.run(
+        [sys.executable, "-m", *budgets, "-k", "recorded"],
+        cwd=extended,
+        env={**os.environ, "PYTHONPATH": str(extended)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert finished.returncode == 1  # not accepted yet
+    run(extended, *budgets, "--update-budgets")
+    recorded = json.loads((extended / "perfsuite/budgets.json").read_text())
+    assert recorded["payload_copies"]["extra"] > 0
+    assert recorded["tiny"]["extra"] == recorded["tiny"]["fused"]
+    before = json.loads((ROOT / "perfsuite/budgets.json").read_text())
+    for stages in recorded.values():
+        del stages["extra"]
+    assert recorded == before
