@@ -14,10 +14,13 @@ import torch
 
 from perfsuite import statistics
 from perfsuite.errors import UsageError
-from perfsuite.files import check_writable, write_json
+from perfsuite.files import check_writable, write_json, write_text
 from perfsuite.llama import prompts
+from perfsuite.llama.against import print_against, read_earlier
+from perfsuite.llama.csv_file import as_csv
 from perfsuite.llama.failures import runtime_failures
 from perfsuite.llama.measuring import WARMUP_ROUNDS, interleave
+from perfsuite.llama.neighbours import Neighbours
 from perfsuite.llama.options import add_prompted_model, check_length, check_positive
 from perfsuite.llama.results import LadderResult
 from perfsuite.llama.rows import Forward, stage_row, unsplit_name, unsplit_row
@@ -72,7 +75,11 @@ def add_parser(commands: Any) -> None:
         metavar="S",
         help="of the order in a round and of the bootstrap (default: %(default)s)",
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="F", help="also show it beside a result that --json wrote"
+    )
     parser.add_argument("--json", type=Path, metavar="F", help="also write the result there")
+    parser.add_argument("--csv", type=Path, metavar="F", help="also write its table there")
     parser.set_defaults(run=run)
 
 
@@ -83,27 +90,36 @@ def run(arguments: argparse.Namespace) -> int:
     check_positive(arguments, "tokens", "rounds", "threads")
     if arguments.seed < 0:
         raise UsageError(f"--seed {arguments.seed}: must not be negative")
-    if arguments.json is not None:
-        check_writable(arguments.json)
-    source, text = _prompt(arguments)
+    for option in ("json", "csv"):
+        if (path := getattr(arguments, option)) is not None:
+            check_writable(path, option=f"--{option}")
+    earlier = None if arguments.against is None else read_earlier(arguments.against)
+    prompt = _prompt(arguments)
     checkpoint = load_checkpoint(arguments.model)
     check_length(arguments, checkpoint.config)
-    ids = prompts.tokenize(text, checkpoint.tokenizer(), arguments.tokens)
+    text = prompt.tokenized(checkpoint.tokenizer(), arguments.tokens)
+    check_length(arguments, checkpoint.config, len(text.ids))
+    if earlier is not None:
+        earlier.check((arguments.model, len(text.ids), arguments.device))
     result = measure(
         checkpoint,
-        torch.tensor([ids]),
+        torch.tensor([text.ids]),
         stages,
         device=arguments.device,
         threads=arguments.threads,
         rounds=arguments.rounds,
         seed=arguments.seed,
         model=arguments.model,
-        prompt=source,
+        prompt=text.source,
         command=arguments.command,
     )
     if arguments.json is not None:
         write_json(arguments.json, result)
+    if arguments.csv is not None:
+        write_text(arguments.csv, as_csv(result), option="--csv ")
     print_ladder(result)
+    if earlier is not None:
+        print_against(result, earlier)
     return 0
 
 
@@ -163,7 +179,10 @@ def measure(
             progress.say(f"starting {unsplit_name(dtype)}")
             yardstick.wait_until_ready()
             contenders[unsplit_name(dtype)] = partial(_unsplit_forward, yardstick, input_ids)
-        samples = interleave(contenders, rounds, seed=seed, on_run=progress.begin_run)
+        neighbours = Neighbours()
+        samples = interleave(
+            contenders, rounds, seed=seed, on_run=progress.begin_run, neighbours=neighbours
+        )
     decode = checkpoint.tokenizer().decode
     predicted = {forward.next_token for forwards in samples.values() for forward in forwards}
     return LadderResult(
@@ -176,6 +195,7 @@ def measure(
         confidence=statistics.median_confidence(rounds),
         command=command,
         machine=fingerprint(unsplit["float32"].threads),
+        disturbed_runs=neighbours.disturbed,
         next_token_agrees=len(predicted) == 1,
         unsplit={dtype: unsplit_row(samples[unsplit_name(dtype)], decode) for dtype in DTYPES},
         stages=[
@@ -185,13 +205,13 @@ def measure(
     )
 
 
-def _prompt(arguments: argparse.Namespace) -> tuple[str, str]:
-    """Where the text comes from, in words, and the text."""
+def _prompt(arguments: argparse.Namespace) -> prompts.Prompt:
     if arguments.prompt is not None:
-        return "--prompt", arguments.prompt
+        return prompts.Prompt("--prompt", arguments.prompt)
     if arguments.prompt_file is not None:
-        return str(arguments.prompt_file), prompts.read_prompt(arguments.prompt_file)
-    return "shipped passage", prompts.passage()
+        text = prompts.read_prompt(arguments.prompt_file)
+        return prompts.Prompt(str(arguments.prompt_file), text)
+    return prompts.SHIPPED
 
 
 def _split_forward(llama: SplitLlama, input_ids: torch.Tensor) -> Forward:

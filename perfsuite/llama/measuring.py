@@ -11,7 +11,10 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from perfsuite.llama.neighbours import Neighbours
 
 WARMUP_ROUNDS = 1
 # OpenMP threads spin for some milliseconds after a parallel region. Without a pause the next
@@ -27,10 +30,12 @@ def interleave(
     *,
     seed: int = 0,
     on_run: Callable[[str, int], None] | None = None,
+    neighbours: Neighbours | None = None,
 ) -> dict[str, list[Sample]]:
     """Run every contender once per round, each round in an order drawn from ``seed``.
 
     ``on_run(name, round)`` is called before each run; warm-up rounds are numbered below 0.
+    ``neighbours`` watches every run after them.
     Returns per contender its ``rounds`` samples: sample i of all contenders is of one round.
     """
     order = list(contenders)
@@ -42,9 +47,13 @@ def interleave(
             if on_run is not None:
                 on_run(name, number)
             time.sleep(SETTLE_S)
+            if neighbours is not None:
+                neighbours.begin()
             with collector_paused():
                 sample = contenders[name]()
             if number >= 0:
+                if neighbours is not None:
+                    neighbours.end(name)
                 samples[name].append(sample)
     return samples
 

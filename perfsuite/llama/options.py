@@ -11,10 +11,8 @@ if TYPE_CHECKING:
     from runtime.checkpoints import ModelConfig
 
 
-def add_prompted_model(
-    parser: argparse.ArgumentParser, *, model: str = "smollm2-135m", tokens: int = 1024
-) -> None:
-    """Declare ``--model`` and ``--tokens`` with these defaults."""
+def add_prompted_model(parser: argparse.ArgumentParser, *, model: str = "smollm2-135m") -> None:
+    """Declare ``--model`` and ``--tokens``; ``model`` is the default one."""
     parser.add_argument(
         "--model",
         default=model,
@@ -24,9 +22,8 @@ def add_prompted_model(
     parser.add_argument(
         "--tokens",
         type=int,
-        default=tokens,
         metavar="N",
-        help="length of the prompt (default: %(default)s)",
+        help="cut or repeat the prompt to this length (default: its own, 1024 of the shipped passage)",
     )
 
 
@@ -38,12 +35,12 @@ def check_positive(arguments: argparse.Namespace, *names: str) -> None:
             raise UsageError(f"--{name} {value}: must be at least 1")
 
 
-def check_length(arguments: argparse.Namespace, config: ModelConfig) -> None:
-    """Raise UsageError for more ``--tokens`` than the model has positions."""
+def check_length(
+    arguments: argparse.Namespace, config: ModelConfig, tokens: int | None = None
+) -> None:
+    """Raise UsageError for a prompt of more ``tokens`` (default: ``--tokens``) than the model has positions."""
     from runtime.rope import max_length
 
-    positions = max_length(config)
-    if arguments.tokens > positions:
-        raise UsageError(
-            f"--tokens {arguments.tokens}: {arguments.model} has {positions} positions"
-        )
+    positions, tokens = max_length(config), tokens or arguments.tokens
+    if tokens is not None and tokens > positions:
+        raise UsageError(f"--tokens {tokens}: {arguments.model} has {positions} positions")

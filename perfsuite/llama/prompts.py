@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,7 +21,7 @@ class Encoder(Protocol):
         ...
 
 
-def passage() -> str:
+def _passage() -> str:
     """The opening chapters of Pride and Prejudice (1813, public domain), in plain ASCII."""
     return (resources.files("perfsuite.llama") / "data" / PASSAGE).read_text(encoding="ascii")
 
@@ -39,12 +40,38 @@ def read_prompt(path: Path) -> str:
     return text
 
 
-def tokenize(text: str, tokenizer: Encoder, tokens: int) -> list[int]:
-    """``text`` as exactly ``tokens`` token ids: cut when it is longer, repeated when shorter.
+@dataclass(frozen=True)
+class Tokenized:
+    """The token ids of a prompt, and in words where they come from and what was done to them."""
 
-    Raises UsageError for a text without any token.
-    """
-    ids = tokenizer.encode(text) if text.strip() else []
-    if not ids:
-        raise UsageError("the prompt is empty: give it some text")
-    return list(islice(cycle(ids), tokens))
+    source: str
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text and where it comes from, in words. ``tokens`` are what is taken of it unless a run says otherwise."""
+
+    source: str
+    text: str
+    tokens: int | None = None  # all
+
+    def tokenized(self, tokenizer: Encoder, tokens: int | None = None) -> Tokenized:
+        """Return exactly ``tokens`` token ids: the text is cut where it is longer, repeated where it is shorter.
+
+        Raises UsageError for a text without any token.
+        """
+        ids = tokenizer.encode(self.text) if self.text.strip() else []
+        if not ids:
+            raise UsageError("the prompt is empty: give it some text")
+        wanted = tokens or self.tokens or len(ids)
+        source = self.source
+        if wanted > len(ids):
+            source += f", repeated from {len(ids):,} tokens"
+        elif wanted < len(ids) and self.tokens is None:
+            source += f", the first of {len(ids):,} tokens"
+        return Tokenized(source, list(islice(cycle(ids), wanted)))
+
+
+SHIPPED_TOKENS = 1024
+SHIPPED = Prompt("shipped passage", _passage(), SHIPPED_TOKENS)

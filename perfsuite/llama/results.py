@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class LadderResult(TypedDict):
     confidence: float  # of the latency intervals
     command: str
     machine: Machine
+    disturbed_runs: Mapping[str, int]  # beside which others used the machine, by contender
     next_token_agrees: bool
     unsplit: dict[str, UnsplitRow]
     stages: list[StageRow]

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from perfsuite import statistics
+from perfsuite.llama.neighbours import told
 from perfsuite.llama.results import PHASES, Interval, LadderResult, Latency, StageRow, Token
 from perfsuite.llama.rows import unsplit_name
 
 if TYPE_CHECKING:
-    from perfsuite.machine import Machine
+    pass
 
 WIDTH = 100
 BAR_CELLS = 30
@@ -35,14 +36,20 @@ MISSING = "-"
 def print_ladder(result: LadderResult, console: Console | None = None) -> None:
     """Print ``result`` on stdout, or on ``console``: no line is wider than WIDTH columns."""
     console = console or Console(markup=False, emoji=False, highlight=False)
+    glyphs = ASCII_GLYPHS if console.options.ascii_only else GLYPHS
+    print_plain(render_ladder(result, glyphs), console, WIDTH)
+
+
+def print_plain(content: RenderableType, console: Console | None, width: int) -> None:
+    """Print ``content`` on stdout, or on ``console``: no line is wider than ``width`` columns."""
+    console = console or Console(markup=False, emoji=False, highlight=False)
     # What is not a terminal has no width of its own; rich would assume 80.
-    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    ladder = render_ladder(result, ASCII_GLYPHS if console.options.ascii_only else GLYPHS)
+    console.width = min(width, console.width) if console.is_terminal else width
     if console.is_terminal:
-        console.print(ladder)
+        console.print(content)
         return
     with console.capture() as capture:
-        console.print(ladder)
+        console.print(content)
     # A table fills its lines with spaces, which nobody wants in a log or a document.
     console.print(Text("\n".join(line.rstrip() for line in capture.get().splitlines())))
 
@@ -54,20 +61,29 @@ def render_ladder(result: LadderResult, glyphs: Mapping[str, str] = GLYPHS) -> R
     return Group(_heading(result), gap, *tables, *_notes(result))
 
 
-def format_latency(latency: Latency) -> str:
+def format_latency(latency: Latency, *, interval: bool = True) -> str:
     """``1.89 [1.85, 1.90] s``: three significant digits of the median; below 1 s in ms."""
     unit, scale = ("s", 1.0) if latency["median"] >= 1.0 else ("ms", 1e3)
     digits = _decimals(latency["median"] * scale)
     median, low, high = (latency[key] * scale for key in ("median", "low", "high"))
+    if not interval:
+        return f"{median:.{digits}f} {unit}"
     return f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {unit}"
 
 
-def format_ratio(value: float | None, interval: Interval | None, unit: str = "") -> str:
-    """``0.60 [0.58, 0.62]`` with ``unit`` behind the value; a dash for one that is not known."""
+def format_ratio(
+    value: float | None, interval: Interval | None, unit: str = "", *, several: bool = True
+) -> str:
+    """``0.60 [0.58, 0.62]`` with ``unit`` behind the value; a dash for one that is not known.
+
+    Of no more than one round (not ``several``) there is no interval.
+    """
     if value is None or interval is None:
         return MISSING
     digits = 2 if value < 10 else 1
     low, high = interval["low"], interval["high"]
+    if not several:
+        return f"{value:.{digits}f}{unit}"
     return f"{value:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -93,7 +109,8 @@ def _heading(result: LadderResult) -> Text:
 
 
 def _latencies(result: LadderResult) -> Table:
-    table = _table()
+    several = result["rounds"] > 1
+    table = plain_table()
     table.add_column("stage", no_wrap=True)
     for title in ("latency", "speed-up\nover baseline", "over unsplit,\nsame dtype",
                   "RPCs", "sent", "received"):  # fmt: skip
@@ -101,21 +118,22 @@ def _latencies(result: LadderResult) -> Table:
     for row in result["stages"]:
         table.add_row(
             row["name"],
-            format_latency(row["latency_s"]),
+            format_latency(row["latency_s"], interval=several),
             MISSING if row["vs_baseline"] is None else f"{row['vs_baseline']:.1f}x",
-            format_ratio(row["vs_unsplit"], row["vs_unsplit_interval"]),
+            format_ratio(row["vs_unsplit"], row["vs_unsplit_interval"], several=several),
             str(row["rpc_count"]),
             format_bytes(row["bytes_sent"]),
             format_bytes(row["bytes_received"]),
         )
     for dtype, unsplit in result["unsplit"].items():
-        table.add_row(unsplit_name(dtype), format_latency(unsplit["latency_s"]), style="dim")
+        latency = format_latency(unsplit["latency_s"], interval=several)
+        table.add_row(unsplit_name(dtype), latency, style="dim")
     return table
 
 
 def _phases(result: LadderResult, glyphs: Mapping[str, str]) -> Table:
     """A stacked bar per stage; the titles of the percentages are its legend."""
-    table = _table()
+    table = plain_table()
     table.add_column("stage", no_wrap=True)
     table.add_column("where the time goes", no_wrap=True)
     for phase in PHASES:
@@ -136,7 +154,7 @@ def _bar(seconds: Sequence[float], glyphs: Mapping[str, str]) -> Text:
 
 
 def _meaning(result: LadderResult) -> Table:
-    table = _table()
+    table = plain_table()
     table.add_column("stage", no_wrap=True)
     table.add_column("speed-up,\nmeasured", justify="right")
     table.add_column("speed-up,\nforecast", justify="right")
@@ -146,7 +164,12 @@ def _meaning(result: LadderResult) -> Table:
         forecast = row["forecast_speedup"]
         table.add_row(
             row["name"],
-            format_ratio(row["vs_baseline"], row["vs_baseline_interval"], "x"),
+            format_ratio(
+                row["vs_baseline"],
+                row["vs_baseline_interval"],
+                "x",
+                several=result["rounds"] > 1,
+            ),
             MISSING if forecast is None else f"{forecast:g}x",
             _token(row["next_token"]),
             row["worker_sees"],
@@ -164,19 +187,26 @@ def _notes(result: LadderResult) -> list[Text]:
         agreement = "the contenders do NOT all agree (bfloat16 may decide a close call otherwise)"
     notes = {
         "next token": agreement,
-        "latency": _intervals(result),
-        "ratios": "median of the rounds' ratios [95% interval, bootstrap over rounds]",
+        **_intervals(result),
         "forecast": "of the analysis, for a model of its own; never measured, kept to be judged",
         "kernels": _kernels(result["stages"]),
-        "machine": _machine(result["machine"]),
+        "machine": format_machine(
+            {name: str(word) for name, word in result["machine"].items() if word}
+        ),
     }
+    if result["disturbed_runs"]:
+        contenders = len(result["stages"]) + len(result["unsplit"])
+        notes["busy"] = told(result["disturbed_runs"], contenders * result["rounds"])
     return [Text.assemble((f"{title}: ", "bold"), note) for title, note in notes.items()]
 
 
-def _intervals(result: LadderResult) -> str:
+def _intervals(result: LadderResult) -> dict[str, str]:
     if result["rounds"] == 1:
-        return "one round, so no interval is known"
-    return f"median [{result['confidence']:.1%} interval, order statistics]"
+        return {"latency": "one round, so no interval is known"}
+    return {
+        "latency": f"median [{result['confidence']:.1%} interval, order statistics]",
+        "ratios": "median of the rounds' ratios [95% interval, bootstrap over rounds]",
+    }
 
 
 def _kernels(rows: Sequence[StageRow]) -> str:
@@ -188,17 +218,16 @@ def _kernels(rows: Sequence[StageRow]) -> str:
     return "; ".join(f"{', '.join(names)}: {kernels}" for kernels, names in stages.items())
 
 
-def _machine(machine: Machine) -> str:
-    gpu = f"{machine['gpu']} (driver {machine['driver']})" if machine["gpu"] else "no GPU"
-    parts = [
-        machine["cpu"],
-        f"{machine['cores']} cores",
-        f"{machine['threads']} threads",
-        gpu,
-        f"torch {machine['torch']}",
-        f"Python {machine['python']}",
-        f"Linux {machine['kernel']}",
-    ]
+def format_machine(words: Mapping[str, str]) -> str:
+    """Describe a machine by what is known of it."""
+    gpu = (
+        f"{words['gpu']} (driver {words.get('driver', 'unknown')})" if "gpu" in words else "no GPU"
+    )
+    parts = [words.get("cpu", "unknown processor")]
+    parts += [f"{words[name]} {name}" for name in ("cores", "threads") if name in words]
+    parts.append(gpu)
+    titles = {"torch": "torch", "python": "Python", "kernel": "Linux"}
+    parts += [f"{title} {words[name]}" for name, title in titles.items() if name in words]
     return ", ".join(parts)
 
 
@@ -207,5 +236,6 @@ def _token(token: Token) -> str:
     return repr(token["text"])
 
 
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+def plain_table(gap: int = 2) -> Table:
+    """Return a table of columns without lines, ``gap`` characters apart."""
+    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")

@@ -67,6 +67,7 @@ def build_result() -> Build:
                 "python": "3.11.7",
                 "kernel": "6.1.0",
             },
+            "disturbed_runs": {},
             "next_token_agrees": True,
             "unsplit": {"float32": unsplit, "bfloat16": {**unsplit, "next_token": token}},
             "stages": stages,

@@ -40,7 +40,7 @@ def test_the_json_is_as_specified(ladder: Run) -> None:
     result = ladder.result
     assert result["model"] == "tiny"
     assert result["tokens"] == 32
-    assert result["prompt"] == "--prompt"
+    assert result["prompt"] == "--prompt, repeated from 5 tokens"
     assert result["command"].startswith("perfsuite ladder --model tiny --tokens 32")
     assert {"cpu", "gpu", "driver", "threads", "torch", "cuda"} <= set(result["machine"])
     assert list(result["unsplit"]) == ["float32", "bfloat16"]

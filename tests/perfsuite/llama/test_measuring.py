@@ -8,6 +8,7 @@ import pytest
 
 from perfsuite.llama import measuring
 from perfsuite.llama.measuring import WARMUP_ROUNDS, collector_paused, interleave
+from perfsuite.llama.neighbours import Neighbours
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,20 @@ def test_every_run_is_announced_with_its_round() -> None:
 def test_the_collector_rests_during_a_run_and_only_then() -> None:
     assert interleave({"a": gc.isenabled}, 1) == {"a": [False]}
     assert gc.isenabled()
+
+
+def test_every_run_after_the_warm_up_is_watched() -> None:
+    seen: list[str] = []
+
+    class Watching(Neighbours):
+        def begin(self) -> None:
+            seen.append("begin")
+
+        def end(self, name: str) -> None:
+            seen.append(name)
+
+    interleave({"a": lambda: seen.append("run")}, 1, neighbours=Watching())
+    assert seen == ["begin", "run", "begin", "run", "a"]
 
 
 def test_a_collector_that_was_off_stays_off() -> None:

@@ -70,6 +70,21 @@ def test_a_page_without_unicode_has_bars_too(build_result: Build) -> None:
     assert "------======######++++++......" in page.read()
 
 
+def test_of_one_round_no_interval_is_shown(build_result: Build) -> None:
+    text = drawn(build_result(rounds=1))
+    assert "1.50 s " in text
+    assert "0.50   182" in text
+    assert "[1.40" not in text
+    assert "[0.40" not in text
+    assert "one round, so no interval is known" in text
+
+
+def test_a_busy_machine_is_said_with_the_contenders_that_it_hit(build_result: Build) -> None:
+    assert "busy" not in drawn(build_result())
+    text = drawn(build_result(disturbed_runs={"fused": 2, "unsplit float32": 1}))
+    assert "busy: others used the machine during 3 of 30 runs (fused 2, unsplit float32 1)" in text
+
+
 def test_markup_in_a_token_is_text(build_result: Build) -> None:
     result = build_result()
     result["stages"][0]["next_token"]["text"] = "[red]"

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from io import StringIO
+
+from perfsuite.llama.csv_file import as_csv
+from perfsuite.llama.results import LadderResult
+
+Build = Callable[..., LadderResult]
+
+
+def test_every_contender_is_a_line_of_plain_figures(build_result: Build) -> None:
+    result = build_result()
+    rows = {row["name"]: row for row in csv.DictReader(StringIO(as_csv(result)))}
+    assert list(rows) == [
+        *(stage["name"] for stage in result["stages"]),
+        "unsplit float32",
+        "unsplit bfloat16",
+    ]
+    fused = rows["fused"]
+    assert float(fused["latency_median_s"]) == 1.5
+    assert float(fused["vs_unsplit_high"]) == 0.6
+    assert int(fused["rpc_count"]) == 182
+    assert float(fused["device_s"]) == 0.3
+    assert (fused["model"], fused["tokens"]) == ("tiny", "1024")
+    assert rows["unsplit float32"]["rpc_count"] == ""
+
+
+def test_a_stage_without_a_baseline_has_no_ratio_to_it(build_result: Build) -> None:
+    result = build_result()
+    result["stages"][1]["vs_baseline"] = result["stages"][1]["vs_baseline_interval"] = None
+    rows = list(csv.DictReader(StringIO(as_csv(result))))
+    assert rows[1]["vs_baseline"] == rows[1]["vs_baseline_low"] == ""
