@@ -1,16 +1,22 @@
-"""Changes that somebody looked at and accepted, each with its reason: a TOML file under review.
+"""What somebody knows of the stored runs: a TOML file under review.
+
+Changes that were looked at and accepted, each with its reason, and subjects that have another name now.
 
 [[accepted]]
 subject = "fused"
 commit = "1a2b3c4"
 reason = "every reply is checked now"
+
+[[renamed]]
+old = "parse"
+new = "parse config"
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from perfsuite.errors import UsageError
@@ -28,7 +34,15 @@ class Accepted:
     reason: str
 
 
-def read_accepted(path: Path) -> tuple[Accepted, ...]:
+@dataclass(frozen=True)
+class Known:
+    """What the file holds: ``names`` maps old names of subjects to new ones."""
+
+    accepted: tuple[Accepted, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_known(path: Path) -> Known:
     """Read the file. Raises UsageError naming what is damaged, missing or unknown in it."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -38,9 +52,44 @@ def read_accepted(path: Path) -> tuple[Accepted, ...]:
         raise UsageError(f"--accepted {path}: is damaged: {error}") from error
     entries = Field(content, f"--accepted {path}:").mapping()
     for name in entries:
-        if name != "accepted":
-            raise UsageError(f"--accepted {path}: {name}: is unknown; write [[accepted]]")
-    return tuple(_entry(item) for item in entries["accepted"].items()) if entries else ()
+        if name not in ("accepted", "renamed"):
+            raise UsageError(
+                f"--accepted {path}: {name}: is unknown; write [[accepted]] or [[renamed]]"
+            )
+    accepted = entries["accepted"].items() if "accepted" in entries else ()
+    renamed = entries["renamed"].items() if "renamed" in entries else ()
+    return Known(tuple(map(_entry, accepted)), _names(renamed))
+
+
+def _names(items: Iterable[Field]) -> dict[str, str]:
+    """Return the present name for each old one, through as many renamings as there were."""
+    names: dict[str, str] = {}
+    for item in items:
+        old, new = (_only(item, "old", "new")[name] for name in ("old", "new"))
+        if old in names:
+            raise UsageError(f"{item.place}.old: {old} is renamed twice")
+        names[old] = new
+        if _last(names, new) == old:
+            raise UsageError(f"{item.place}.new: {new} becomes {old} again")
+    return {old: _last(names, new) for old, new in names.items()}
+
+
+def _last(names: Mapping[str, str], name: str) -> str:
+    seen = {name}
+    while name in names and names[name] not in seen:
+        name = names[name]
+        seen.add(name)
+    return name
+
+
+def _only(item: Field, *names: str) -> dict[str, str]:
+    """Return the texts of an entry that has exactly these fields."""
+    fields = item.mapping()
+    for name in fields:
+        if name not in names:
+            known = f"{', '.join(names[:-1])} and {names[-1]}"
+            raise UsageError(f"{fields[name].place}: is unknown; {known} are not")
+    return {name: item.need(name).text().strip() for name in names}
 
 
 def find(entries: Iterable[Accepted], subject: str, commits: Collection[str]) -> Accepted | None:
@@ -52,13 +101,7 @@ def find(entries: Iterable[Accepted], subject: str, commits: Collection[str]) ->
 
 
 def _entry(item: Field) -> Accepted:
-    fields = item.mapping()
-    for name in fields:
-        if name not in ("subject", "commit", "reason"):
-            raise UsageError(
-                f"{fields[name].place}: is unknown; subject, commit and reason are not"
-            )
-    entry = Accepted(*(item.need(name).text().strip() for name in ("subject", "commit", "reason")))
+    entry = Accepted(**_only(item, "subject", "commit", "reason"))
     if len(entry.commit) < LEAST_COMMIT:
         raise UsageError(f"{item.place}.commit: give at least {LEAST_COMMIT} characters")
     if not entry.reason:

@@ -70,7 +70,7 @@ def detect(values: ArrayLike) -> Trend:
     if raw.ndim != 1 or not len(raw) or not np.isfinite(raw).all() or (raw <= 0).any():
         raise ValueError("a series needs positive, finite values")
     logs = _without_outliers(np.log(raw))
-    ends = _segment(logs) if len(logs) >= MIN_RUNS else [len(logs)]
+    ends = _confirmed(logs, _segment(logs)) if len(logs) >= MIN_RUNS else [len(logs)]
     variance, phi = _noise(logs, ends)
     starts = [0, *ends]
     means = [float(logs[start:end].mean()) for start, end in pairwise(starts)]
@@ -96,6 +96,35 @@ def _segment(logs: Array) -> list[int]:
             return min(seen[seen.index(ends) :], key=len)
         seen.append(ends)
     return min(seen[-2:], key=len)
+
+
+def _confirmed(logs: Array, ends: Sequence[int]) -> list[int]:
+    """Leave out changes at either end of the series that fewer than MIN_SEGMENT runs show.
+
+    No segment may be shorter than that, so that a level of two runs is fitted together with two of the
+    level beside it, and neither its place nor its size would be right. Where it begins is told by the
+    cheapest split without that limit.
+    """
+    confirmed = list(ends)
+    while len(confirmed) > 1:
+        start = confirmed[-3] if len(confirmed) > 2 else 0
+        if len(logs) - _cheapest_split(logs, start, len(logs)) >= MIN_SEGMENT:
+            break
+        del confirmed[-2]
+    while len(confirmed) > 1:
+        if _cheapest_split(logs, 0, confirmed[1]) >= MIN_SEGMENT:
+            break
+        del confirmed[0]
+    return confirmed
+
+
+def _cheapest_split(logs: Array, start: int, end: int) -> int:
+    """Return the index at which two levels fit ``logs[start:end]`` best."""
+    part = logs[start:end] - logs[start:end].mean()
+    before = np.arange(1, len(part))
+    # With the mean taken away, the squares that a split explains (between its two sums).
+    explained = np.cumsum(part)[:-1] ** 2 * (1 / before + 1 / (len(part) - before))
+    return start + 1 + int(np.argmax(explained))
 
 
 def _cheapest(logs: Array, long_run_variance: float) -> list[int]:

@@ -15,6 +15,7 @@ from perfsuite.history.trend import format_value, short
 
 HEIGHT = 130.0
 PANEL = HEIGHT + 5 * TEXT + 30
+_MOST_DIGITS = 9
 HINTED = 120  # runs; more would make the page large
 
 
@@ -54,8 +55,7 @@ def _panel(story: Story) -> Markup:
     top = 3 * TEXT + 20
     up = Scale(*around([*values, *levels]), top + HEIGHT, top)
 
-    def form(value: float) -> str:
-        return format_value(value, series.figure)
+    form = _form(series.figure, up.ticks())
 
     left = drawing.left_of(up, form)
     across = Scale(0, max(1, len(values) - 1), left + 6, WIDTH - RIGHT - 6)
@@ -74,6 +74,16 @@ def _panel(story: Story) -> Markup:
         *(_level(story, start, end, across, up) for start, end in _segments(story)),
         *(_mark(explained, across, top) for explained in story.changes),
     )
+
+
+def _form(figure: str, ticks: Sequence[float]) -> drawing.Format:
+    """Return how the axis' figures are written: with as many digits as tell them apart."""
+    digits = 3
+    while digits < _MOST_DIGITS and len({format_value(t, figure, digits) for t in ticks}) < len(
+        ticks
+    ):
+        digits += 1
+    return lambda value: format_value(value, figure, digits)
 
 
 def _dots(story: Story, places: Sequence[tuple[float, float]]) -> Markup:

@@ -11,7 +11,7 @@ from perfsuite.errors import UsageError
 from perfsuite.files import check_writable, write_json, write_text
 
 if TYPE_CHECKING:
-    from perfsuite.history.accepted import Accepted
+    from perfsuite.history.accepted import Known
     from perfsuite.history.explaining import Story
 
 STORAGE = Path(".benchmarks")
@@ -64,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     for source in arguments.sources:
         added = store.add(arguments.storage, source)
         print(f"{source}: {f'stored as {added}' if added else 'is stored already'}")
-    entries = accepted_entries(arguments.accepted)
+    known = known_of(arguments.accepted)
     stories, unreadable = read_stories(
-        arguments.storage, entries, subject=arguments.subject, machine=arguments.machine
+        arguments.storage, known, subject=arguments.subject, machine=arguments.machine
     )
     for line in unreadable:
         print(f"perfsuite: left out: {line}", file=sys.stderr)
@@ -81,23 +81,23 @@ def run(arguments: argparse.Namespace) -> int:
     if not stories:
         print("no run is stored that fits")
     if arguments.subject is None and arguments.machine is None:
-        for entry in unused(entries, stories):
+        for entry in unused(known.accepted, stories):
             print(f"accepted, but not there: {entry.subject} at {entry.commit}: {entry.reason}")
     return 0
 
 
-def accepted_entries(path: Path | None) -> tuple[Accepted, ...]:
-    """The accepted changes of ``path``, or of the usual place. Raises UsageError."""
-    from perfsuite.history.accepted import read_accepted
+def known_of(path: Path | None) -> Known:
+    """Return what ``path``, or the file at the usual place, knows. Raises UsageError."""
+    from perfsuite.history.accepted import Known, read_known
 
     if path is None:
-        return read_accepted(ACCEPTED) if ACCEPTED.is_file() else ()
-    return read_accepted(path)
+        return read_known(ACCEPTED) if ACCEPTED.is_file() else Known()
+    return read_known(path)
 
 
 def read_stories(
     storage: Path,
-    entries: tuple[Accepted, ...],
+    known: Known,
     *,
     subject: str | None = None,
     machine: str | None = None,
@@ -111,5 +111,6 @@ def read_stories(
     from perfsuite.history.series import gather
 
     stored = store.read(storage)
-    series = gather(stored.runs, subject=subject, machine=machine)
-    return [explain(one, entries, Path.cwd()) for one in series], list(stored.unreadable)
+    series = gather(stored.runs, subject=subject, machine=machine, names=known.names)
+    stories = [explain(one, known.accepted, Path.cwd()) for one in series]
+    return stories, list(stored.unreadable)

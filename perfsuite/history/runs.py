@@ -6,8 +6,9 @@ the same file. A file without them is a history too: of the benchmarks' median s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Run:
     committed: datetime  # the run's own time where there is no commit
     started: datetime
     measurements: tuple[Measurement, ...]
+    damaged: tuple[str, ...] = ()  # a line for each benchmark that could not be read
 
 
 def extra_info(
@@ -91,19 +93,43 @@ def parse_run(document: Field, path: Path) -> Run:
     identity = commit.get("id")
     known = "" if identity is None or identity.text() in _NO_COMMIT else identity.text()
     dirty = commit.get("dirty")
-    measurements = [
-        _measurement(benchmark, document.need("machine_info"))
-        for benchmark in document.need("benchmarks").items()
-        if not _left_out(benchmark)
-    ]
+    measurements, damaged = _measurements(document)
     return Run(
         path=path,
         commit=known,
         dirty=dirty is not None and dirty.value is True,
         committed=started if committed is None or not known else _moment(committed),
         started=started,
-        measurements=tuple(measurements),
+        measurements=measurements,
+        damaged=damaged,
     )
+
+
+def _measurements(document: Field) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
+    """Return what the benchmarks measured, and a line for each that is damaged, unless all are."""
+    machine_info = document.need("machine_info")
+    found: list[tuple[Measurement, str]] = []
+    damaged: list[str] = []
+    for benchmark in document.need("benchmarks").items():
+        try:
+            if not _left_out(benchmark):
+                found.append((_measurement(benchmark, machine_info), _full_name(benchmark)))
+        except UsageError as error:
+            damaged.append(str(error))
+    if damaged and not found:
+        raise UsageError(damaged[0])
+    # Two tests may give one name to what they measure; together they would be no series.
+    names = Counter(map(_key, (measurement for measurement, _ in found)))
+    told_apart = (
+        replace(measurement, subject=full_name) if names[_key(measurement)] > 1 else measurement
+        for measurement, full_name in found
+    )
+    return tuple(told_apart), tuple(damaged)
+
+
+def _key(measurement: Measurement) -> tuple[object, ...]:
+    is_ratio = measurement.ratio is not None
+    return measurement.subject, measurement.workload, measurement.machine, is_ratio
 
 
 def _left_out(benchmark: Field) -> bool:
@@ -129,8 +155,7 @@ def _measurement(benchmark: Field, machine_info: Field) -> Measurement:
         versions = {name: words[name] for name in VERSIONS if name in words}
     if ours is None:
         median = benchmark.need("stats").need("median").positive()
-        name = benchmark.get("fullname") or benchmark.need("name")
-        return Measurement(name.text(), "", machine, versions, median)
+        return Measurement(_full_name(benchmark), "", machine, versions, median)
     ratio = ours.positive()
     low, high = _interval(extra, ratio)
     verdict, phases, budgets = (extra.get(name) for name in ("verdict", "phases", "budgets"))
@@ -149,6 +174,10 @@ def _measurement(benchmark: Field, machine_info: Field) -> Measurement:
         if budgets
         else {},
     )
+
+
+def _full_name(benchmark: Field) -> str:
+    return (benchmark.get("fullname") or benchmark.need("name")).text()
 
 
 def _subject(benchmark: Field, extra: Field) -> str:

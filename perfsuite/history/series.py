@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,24 +39,30 @@ class Series:
 
 
 def gather(
-    runs: Iterable[Run], *, subject: str | None = None, machine: str | None = None
+    runs: Iterable[Run],
+    *,
+    subject: str | None = None,
+    machine: str | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> list[Series]:
     """The series in ``runs``, which are in order of time; sorted by machine, workload and appearance.
 
-    ``subject`` and ``machine`` keep those whose name holds that text. A ratio is followed where there
+    ``subject`` and ``machine`` keep those whose name holds that text; ``names`` maps subjects' old names to
+    new ones. A ratio is followed where there
     is one, because it moves less with the machine than seconds do. What a machine runs (torch, driver,
     kernel) is no part of its name: an update that costs time is a change to be seen.
     """
     found: dict[tuple[str, str, str, str], list[Point]] = {}
     for run in runs:
         for measurement in run.measurements:
-            if subject is not None and subject not in measurement.subject:
+            name = (names or {}).get(measurement.subject, measurement.subject)
+            if subject is not None and subject not in name:
                 continue
             if machine is not None and machine.lower() not in measurement.machine.lower():
                 continue
             ratio = measurement.ratio
             figure, value = (SECONDS, measurement.seconds) if ratio is None else (RATIO, ratio)
-            key = (measurement.machine, measurement.workload, measurement.subject, figure)
+            key = (measurement.machine, measurement.workload, name, figure)
             point = Point(value, run.commit, run.dirty, run.committed, measurement)
             found.setdefault(key, []).append(point)
     series = [

@@ -30,20 +30,23 @@ class Stored:
 
 
 def read(storage: Path) -> Stored:
-    """Read every run below ``storage``; a damaged file is named and stops no other.
+    """Read every run below ``storage``; a damaged file, or benchmark, is named and stops no other.
 
     Raises UsageError when ``storage`` is a single file that is damaged, or does not exist.
     """
     if storage.is_file():
-        return Stored((read_run(storage),))
+        run = read_run(storage)
+        return Stored((run,), run.damaged)
     if not storage.is_dir():
         raise UsageError(
             f"--storage {storage}: no such folder; pytest perfsuite --benchmark-autosave makes one"
         )
-    runs, unreadable = [], []
+    runs: list[Run] = []
+    unreadable: list[str] = []
     for path in sorted([*storage.glob("*.json"), *storage.glob("*/*.json")]):
         try:
             runs.append(read_run(path))
+            unreadable += runs[-1].damaged
         except UsageError as error:
             unreadable.append(str(error))
     runs.sort(key=lambda run: (run.committed, run.started, run.path.name))

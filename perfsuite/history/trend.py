@@ -51,13 +51,14 @@ def sparkline(values: Sequence[float], cells: int = CELLS, blocks: str = BLOCKS)
 
 def change_text(explained: Explained) -> str:
     """What changed, by how much and between which commits, in one line."""
-    change = explained.change
-    text = (
-        f"{change.size - 1:+.1%} [{change.low - 1:+.1%}, {change.high - 1:+.1%}] "
-        f"after {short(explained.last_before)}, by {short(explained.first_after)}"
-    )
+    change, (before, after) = explained.change, (explained.last_before, explained.first_after)
+    text = f"{change.size - 1:+.1%} [{change.low - 1:+.1%}, {change.high - 1:+.1%}] "
+    if before and before == after:
+        text += f"at {short(before)}: the code is the same, its environment changed"
+    else:
+        text += f"after {short(before)}, by {short(after)}"
     widest = explained.widest
-    if widest != (explained.last_before, explained.first_after):
+    if widest != (before, after):
         text += f" (95%: after {short(widest[0])}, by {short(widest[1])})"
     return text
 
@@ -67,9 +68,9 @@ def short(commit: str) -> str:
     return commit[:SHOWN_COMMIT] or "no commit"
 
 
-def format_value(value: float, figure: str) -> str:
-    """``1.51x``, or seconds in their unit."""
-    return f"{value:.3g}x" if figure == RATIO else units.seconds(value)
+def format_value(value: float, figure: str, digits: int = 3) -> str:
+    """``1.51x``, or seconds in their unit, with so many significant digits."""
+    return f"{value:.{digits}g}x" if figure == RATIO else units.seconds(value, digits)
 
 
 def _lines(story: Story, width: int, blocks: str) -> list[Text]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfsuite.errors import UsageError
 from perfsuite.files import check_writable, write_text
-from perfsuite.history.command import accepted_entries, add_accepted, read_stories
+from perfsuite.history.command import add_accepted, known_of, read_stories
 
 if TYPE_CHECKING:
     from perfsuite.history.explaining import Story
@@ -67,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     stories: list[Story] = []
     unreadable: list[str] = []
     if arguments.storage is not None:
-        entries = accepted_entries(arguments.accepted)
-        stories, unreadable = read_stories(arguments.storage, entries)
+        known = known_of(arguments.accepted)
+        stories, unreadable = read_stories(arguments.storage, known)
         for line in unreadable:
             print(f"perfsuite: left out: {line}", file=sys.stderr)
     inputs = Inputs(

@@ -52,6 +52,24 @@ def test_one_bad_run_is_no_change() -> None:
     assert detect(values).changes == ()
 
 
+@pytest.mark.parametrize("runs", [1, 2, 3])
+@pytest.mark.parametrize("at_the_end", [True, False], ids=["newest", "oldest"])
+def test_fewer_runs_on_a_level_than_count_are_not_reported(runs: int, at_the_end: bool) -> None:
+    """A step of 50 %, in 100 histories: what is seen is no more than without it."""
+    drawn = noise(np.random.default_rng(8), 100, 60, spread=SPREAD, phi=PHI)
+    drawn[:, -runs if at_the_end else runs :] += np.log(1.5)
+    assert sum(bool(detect(np.exp(row)).changes) for row in drawn) <= 5
+
+
+def test_a_level_is_reported_with_its_true_size_from_its_fourth_run_on() -> None:
+    drawn = noise(np.random.default_rng(9), 100, 60, spread=SPREAD, phi=PHI)
+    drawn[:, -MIN_SEGMENT:] += np.log(1.5)
+    found = [detect(np.exp(row)).changes for row in drawn]
+    right = [changes[-1] for changes in found if changes and changes[-1].index == 60 - MIN_SEGMENT]
+    assert len(right) >= 90
+    assert np.mean([change.low <= 1.5 <= change.high for change in right]) >= 0.85
+
+
 def test_the_noise_is_told() -> None:
     logs = noise(np.random.default_rng(6), 1, 2000, spread=0.03, phi=0.5)[0]
     trend = detect(np.exp(logs))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
@@ -14,6 +15,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from perfsuite.__main__ import main
+from perfsuite.history.accepted import Known
+from perfsuite.history.chart import story_chart
 from perfsuite.history.command import read_stories
 from perfsuite.history.explaining import explain
 from perfsuite.history.rates import noise
@@ -117,7 +120,7 @@ def test_what_moved_with_a_change_is_told(
             "torch": "2.14.0" if late else "2.13.0",
         }
         (tmp_path / f"{number:04}_x.json").write_text(json.dumps(content))
-    ((story,), _) = read_stories(tmp_path, ())
+    ((story,), _) = read_stories(tmp_path, Known())
     (change,) = story.changes
     assert change.moved == (
         "mostly device (+0.300 of the yardstick's time)",
@@ -163,6 +166,38 @@ def test_files_are_written(tmp_path: Path, write_runs: WriteRuns) -> None:
     assert change["size_interval"][0] < change["size"] < change["size_interval"][1]
 
 
+def test_a_change_without_a_commit_between_is_of_the_environment(
+    tmp_path: Path, write_runs: WriteRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_runs(tmp_path, levels(1.5, 1.65), commit="1a2b3c4d5e6f")
+    assert history("--storage", tmp_path) == 0
+    assert "at 1a2b3c4d5: the code is the same, its environment changed" in capsys.readouterr().out
+
+
+def test_a_renamed_subject_is_one_series(
+    tmp_path: Path, document: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, accepted = tmp_path / "runs", tmp_path / "accepted.toml"
+    storage.mkdir()
+    for number, name in enumerate(("parse", "parse", "parse config")):
+        content = document(number, ratio=1.5, subject=name)
+        (storage / f"{number:04}_x.json").write_text(json.dumps(content))
+    accepted.write_text('[[renamed]]\nold = "parse"\nnew = "parse config"\n')
+    assert history("--storage", storage, "--accepted", accepted) == 0
+    assert "parse config  " in (output := capsys.readouterr().out)
+    assert "3 runs" in output
+
+
+def test_the_figures_of_an_axis_differ_however_close_the_runs_are(
+    tmp_path: Path, write_runs: WriteRuns
+) -> None:
+    write_runs(tmp_path, [1.0001, 1.0002, 1.0003, 1.0004])
+    ((story,), _) = read_stories(tmp_path, Known())
+    labels = re.findall(r'class="tick"[^>]*>([\d.]+x)<', story_chart(story))
+    assert len(labels) >= 3
+    assert len(set(labels)) == len(labels)
+
+
 def test_imported_files_are_shown(
     tmp_path: Path, document: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,7 +221,7 @@ def test_a_damaged_file_is_told_on_stderr(
 
 def test_a_terminal_without_unicode_gets_a_line_too(tmp_path: Path, write_runs: WriteRuns) -> None:
     write_runs(tmp_path, levels(1.5, 1.65))
-    stories, _ = read_stories(tmp_path, ())
+    stories, _ = read_stories(tmp_path, Known())
     page = TextIOWrapper(BytesIO(), encoding="ascii")
     print_history(stories, Console(file=page, markup=False))
     page.seek(0)

@@ -124,6 +124,28 @@ def test_what_is_damaged_is_named(
         parsed(content)
 
 
+def test_one_damaged_benchmark_costs_no_other(document: Document) -> None:
+    content = document(ratio=1.5)
+    bad = json.loads(json.dumps(content["benchmarks"][0]))
+    bad["extra_info"]["latency_ms"] = float("nan")
+    content["benchmarks"].append(bad)
+    run = parsed(content)
+    assert [measurement.subject for measurement in run.measurements] == ["fused"]
+    (line,) = run.damaged
+    assert "benchmarks[1].extra_info.latency_ms: must be a finite number" in line
+
+
+def test_two_series_of_one_name_in_one_file_are_two(document: Document) -> None:
+    content = document(ratio=1.5)
+    other = json.loads(json.dumps(content["benchmarks"][0]))
+    other["fullname"] = "other/test_latency.py::test_latency[fused]"
+    content["benchmarks"].append(other)
+    assert [measurement.subject for measurement in parsed(content).measurements] == [
+        "perfsuite/test_latency.py::test_latency[fused]",
+        "other/test_latency.py::test_latency[fused]",
+    ]
+
+
 def test_pytest_benchmark_writes_what_is_read_and_lists_what_is_added(
     pytester: pytest.Pytester, document: Document
 ) -> None:
