@@ -27,7 +27,7 @@ from perfsuite.machine import fingerprint
 from perfsuite.processes.benchmark import Benchmark
 from perfsuite.processes.forkserver import MissingTest
 from perfsuite.processes.pool import Pool
-from perfsuite.processes.references import OWN, REFERENCES
+from perfsuite.processes.references import OWN, offered
 from perfsuite.settings import IMPROVED, RECORD, Settings
 
 _FINGERPRINT = ("cpu", "cpu_model", "python", "threads")
@@ -123,7 +123,7 @@ class Bench:
             name=benchmark.name,
             node=item.nodeid,
             machine=self._fingerprint(),
-            references=[OWN] if own else list(REFERENCES),
+            references=[OWN] if own else offered(benchmark.subject),
             workload=benchmark.workload,
             code=_code(item, benchmark),
             margin=self._settings.margin if benchmark.margin is None else benchmark.margin,

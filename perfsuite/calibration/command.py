@@ -34,6 +34,7 @@ def add_parser(commands: Any) -> None:
         ("equal", 30, "unchanged runs"),
         ("slowed", 10, "runs at each share"),
         ("phases", 0, "runs with each phase slowed by a tenth of a call"),
+        ("extensions", 3, "extensions of the baselines after they are recorded"),
     ):
         parser.add_argument(
             f"--{name}",
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         UsageError: for a number that is negative, or a folder with a damaged report.
         MeasurementError: if a run gives no verdict.
     """
-    for name in ("equal", "slowed", "phases"):
+    for name in ("equal", "slowed", "phases", "extensions"):
         if getattr(arguments, name) < 0:
             raise UsageError(f"--{name} {getattr(arguments, name)}: must not be negative")
     if arguments.simulate:
@@ -126,12 +127,18 @@ def _measured(arguments: argparse.Namespace) -> str:
         missing += [kind for kind, most in wanted.items() if len(runs[kind]) <= number < most]
     with RunProgress(len(missing)) as progress:
         if not arguments.compare:
-            folder.record_baselines()
+            folder.record_baselines(arguments.extensions)
         for kind in missing:
             progress.begin(kind.name)
             runs[kind].append(folder.run(kind))
-    date = provenance()["date"]
-    return document.document(findings.find(runs), fingerprint(1), arguments.command, date)
+    recordings = None if arguments.compare else folder.recordings()
+    return document.document(
+        findings.find(runs),
+        fingerprint(1),
+        arguments.command,
+        provenance()["date"],
+        recordings=recordings,
+    )
 
 
 def _wanted(arguments: argparse.Namespace) -> dict[Kind, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perfsuite.calibration.findings import Findings, Verdicts
-from perfsuite.calibration.runs import COMPARE, EXTENSIONS, GATE, Kind
+from perfsuite.calibration.runs import COMPARE, GATE, Kind
 from perfsuite.gate.views import escaped
 from perfsuite.units import percent
 
@@ -16,13 +16,24 @@ _TITLES = {
 }
 
 
-def document(findings: Findings, machine: Mapping[str, Any], command: str, date: str) -> str:
-    """Return the text."""
-    return "\n".join(_lines(findings, machine, command, date)) + "\n"
+def document(
+    findings: Findings,
+    machine: Mapping[str, Any],
+    command: str,
+    date: str,
+    *,
+    recordings: int | None = None,
+) -> str:
+    """Return the text. ``recordings``: of how many hours the baselines know, fewest of all benchmarks."""
+    return "\n".join(_lines(findings, machine, command, date, recordings)) + "\n"
 
 
 def _lines(
-    findings: Findings, machine: Mapping[str, Any], command: str, date: str
+    findings: Findings,
+    machine: Mapping[str, Any],
+    command: str,
+    date: str,
+    recordings: int | None,
 ) -> Iterator[str]:
     yield from (
         (
@@ -40,14 +51,16 @@ def _lines(
     for mode, title in _TITLES.items():
         kinds = [kind for kind in findings.runs if kind.mode == mode]
         if kinds:
-            yield from _mode(findings, kinds, title)
+            yield from _mode(findings, kinds, title, recordings)
 
 
-def _mode(findings: Findings, kinds: Sequence[Kind], title: str) -> Iterator[str]:
+def _mode(
+    findings: Findings, kinds: Sequence[Kind], title: str, recordings: int | None
+) -> Iterator[str]:
     yield f"### {title}"
     yield ""
-    if kinds[0].mode == GATE:
-        yield f"Baselines were recorded before the first run, and extended {EXTENSIONS} times."
+    if kinds[0].mode == GATE and recordings is not None:
+        yield f"Baselines of {recordings} recordings of each benchmark, made before the first run."
         yield ""
     yield from _table(
         ["runs", "with any red", "benchmarks red", "undecided"],

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite.errors import MeasurementError, UsageError
+from perfsuite.gate.baselines import Baselines
 
 BASELINES = "baselines.json"
-EXTENSIONS = 3  # of the baselines, right after they are recorded
 GATE, COMPARE = "gate", "compare"
 _TIMEOUT_S = 3600.0
 _HAS_VERDICTS = (0, 1, 10)  # exit statuses: green, red, not all judged
@@ -87,8 +87,8 @@ class Folder:
         """
         return [self._read(kind, path) for path in self._reports(kind)]
 
-    def record_baselines(self, extensions: int = EXTENSIONS) -> None:
-        """Record them unless they are there, and extend them.
+    def record_baselines(self, extensions: int) -> None:
+        """Record them unless they are there, and extend them so often.
 
         Raises:
             MeasurementError: if that fails.
@@ -104,6 +104,15 @@ class Folder:
         for _ in range(extensions):  # later, when the machine may have another speed
             self._pytest(["--extend-baselines"])  # refused while others use it: there are enough
 
+    def recordings(self) -> int:
+        """Return how many recordings each baseline has at least.
+
+        Raises:
+            UsageError: if there are none, or the file is damaged.
+        """
+        entries = Baselines.read(self.path / BASELINES).entries
+        return min((len(entry.recordings) for entry in entries), default=0)
+
     def run(self, kind: Kind) -> Run:
         """Run the tests once more, and keep the report.
 
@@ -115,7 +124,8 @@ class Folder:
         # Not how many there are: a damaged one may have been removed.
         number = int(made[-1].stem.rpartition("-")[2]) + 1 if made else 0
         report = self.path / f"{kind.name}-{number:03}.json"
-        arguments = [f"--perf-report={report}"]
+        unfinished = report.with_suffix(".part")  # an interrupted run may report, too
+        arguments = [f"--perf-report={unfinished}"]
         if kind.mode == COMPARE:
             arguments.append("--perf-against=HEAD")
         if kind.share and kind.phase is None:
@@ -126,8 +136,9 @@ class Folder:
                 for name, share in self._shares(kind).items()
             ]
         status, words = self._pytest(arguments)
-        if status not in _HAS_VERDICTS or not report.exists():
+        if status not in _HAS_VERDICTS or not unfinished.exists():
             raise MeasurementError(f"the tests gave no verdicts:\n{words}")
+        unfinished.replace(report)
         return self._read(kind, report)
 
     def _shares(self, kind: Kind) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,16 +104,13 @@ class Runner:
         self._runner: asyncio.Runner | None = None
         self._thread: _Thread | None = None
 
-    def first(self) -> float:
-        """Call it once, find out what kind of callable it is, and return the seconds.
+    def first(self) -> None:
+        """Call it once, and find out what kind of callable it is.
 
         Raises:
             BenchmarkError: if what it returns shows that nothing was run.
         """
-        given = self._arguments()
-        started = time.perf_counter()
-        result = self._function(*given)
-        seconds = time.perf_counter() - started
+        result = self._function(*self._arguments())
         for check, words in _RESULTS_OF_NO_RUN.items():
             if check(result):
                 raise BenchmarkError(
@@ -121,10 +118,7 @@ class Runner:
                 )
         if inspect.isawaitable(result):
             self._begin_loop()
-            started = time.perf_counter()
             self._in_loop(lambda runner: runner.run(_await(result)))
-            seconds = time.perf_counter() - started
-        return seconds
 
     def run(self, loops: int) -> tuple[float, Mapping[str, float]]:
         """Make ``loops`` calls; return the seconds of one, and of its phases in the last one."""
@@ -159,27 +153,29 @@ class Runner:
         return self._delayed(started)
 
     def _prepared(self, loops: int) -> float:
-        """All that is consumed is made before the clock starts, some at a time."""
         function, seconds = self._function, 0.0
-        for start in range(0, loops, MOST_PREPARED):
-            given = [self._arguments() for _ in range(min(MOST_PREPARED, loops - start))]
+        for given in self._batches(loops):
             started = time.perf_counter()
             for arguments in given:
                 function(*arguments)
             seconds += self._delayed(started)
-            del given
+            del given  # before the next are made
         return seconds
 
     async def _awaited(self, loops: int) -> float:
         function, seconds = self._function, 0.0
-        for start in range(0, loops, MOST_PREPARED):
-            given = [self._arguments() for _ in range(min(MOST_PREPARED, loops - start))]
+        for given in self._batches(loops):
             started = time.perf_counter()
             for arguments in given:
                 await function(*arguments)  # type: ignore[misc]
             seconds += self._delayed(started)
             del given
         return seconds
+
+    def _batches(self, loops: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Make the arguments of ``loops`` calls, some at a time: all that is consumed, before the clock starts."""
+        for start in range(0, loops, MOST_PREPARED):
+            yield [self._arguments() for _ in range(min(MOST_PREPARED, loops - start))]
 
     def _delayed(self, started: float) -> float:
         """Return the seconds since ``started``, after a wait where slowness was asked for."""

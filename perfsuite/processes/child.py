@@ -235,12 +235,12 @@ class _Serving:
         """Answer until the measuring side closes. ``notes`` are told with those of this process."""
         notes = [*notes, *_switch_off_tracers()]
         _forget_peak()
-        # In this order: what the subject does at its first call is not to find warm caches.
-        first = {role: runner.first() for role, runner in self._runners.items()}
+        for runner in self._runners.values():
+            runner.first()
         gc.collect()
         gc.freeze()
         try:
-            self._lines.send({"opened": {"first_s": first, "pid": os.getpid(), "notes": notes}})
+            self._lines.send({"opened": {"notes": notes}})
             while "close" not in (request := self._lines.receive()):
                 self._lines.send(self._answer(request))
             for runner in self._runners.values():
@@ -263,11 +263,14 @@ class _Serving:
             each, by_phase = runner.run(loops)
             seconds.append(each)
             phases.append(by_phase)
+        waited = (_waited_s() - waited) / max(time.perf_counter() - began, 1e-9)
+        children = _descendants(os.getpid())
         return {
             "seconds": seconds,
             "phases": phases if any(phases) else [],
-            "waited": (_waited_s() - waited) / max(time.perf_counter() - began, 1e-9),
-            "cpu_s": _cpu_s(),
+            # With children of its own, which may have run meanwhile, the kernel's count says nothing of others.
+            "waited": 0.0 if children else waited,
+            "cpu_s": _cpu_s(children),
             "peak_bytes": _peak_bytes() if self._benchmark.memory else None,
         }
 
@@ -308,24 +311,20 @@ def _switch_off_tracers() -> list[str]:
     return found
 
 
-def _cpu_s() -> float:
-    """Return the processor seconds of this process and of all that it has started."""
+def _cpu_s(children: Sequence[int]) -> float:
+    """Return the processor seconds of this process, of what it has waited for, and of its ``children``."""
     own, waited = (
         resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     seconds = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
-    return seconds + sum(map(_process_s, _descendants(os.getpid())))
+    return seconds + sum(map(_process_s, children))
 
 
 def _waited_s() -> float:
-    """Return the seconds that this process was ready to run while others had its processor; 0 where it has children.
-
-    With children of its own, which may have run meanwhile, the kernel's count says nothing of others.
-    """
+    """Return the seconds that this thread was ready to run while others had its processor."""
     with suppress(OSError, ValueError, IndexError):
-        if not _descendants(os.getpid()):
-            # Of this thread: nanoseconds on a processor, and waiting for one (Documentation/scheduler/sched-stats).
-            return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
+        # Nanoseconds on a processor, and waiting for one (Documentation/scheduler/sched-stats).
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
     return 0.0
 
 

@@ -75,7 +75,6 @@ class Sampled:
 
     def __init__(self, server: Server, opened: Mapping[str, Any]) -> None:
         self._server = server
-        self.first_s: Mapping[str, float] = opened["first_s"]
         self.notes: Sequence[str] = opened["notes"]
         self.server = server.name
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import subprocess
 from collections.abc import Callable, Mapping
+
+from perfsuite.processes.benchmark import Command
 
 
 def interpreter() -> int:
@@ -31,6 +34,11 @@ def arithmetic() -> float:
     return hashlib.sha256(_TEXT).digest()[0] + math.fsum(_NUMBERS) + math.dist(_NUMBERS, _OTHERS)
 
 
+def program() -> None:
+    """Bound by the kernel: starts a program that does nothing, and waits for it. About 0.7 ms."""
+    subprocess.run(_NOTHING, check=True)
+
+
 def _step(number: int) -> int:
     return (number * 7 + 3) % 11
 
@@ -41,10 +49,23 @@ _TEXT = bytes(range(256)) * 256
 _NUMBERS = [math.sin(number) for number in range(4096)]
 _OTHERS = [math.cos(number) for number in range(4096)]
 
+_NOTHING = ["true"]  # POSIX
+
 REFERENCES: Mapping[str, Callable[[], object]] = {
     "interpreter": interpreter,
     "memory": memory,
     "arithmetic": arithmetic,
+    "program": program,
 }
 OWN = "own"
 """How a test's own reference is called where the built-in ones are named."""
+
+_FOR_CALLABLES = ("interpreter", "memory", "arithmetic")
+
+
+def offered(subject: object) -> list[str]:
+    """Return the names of the references of which one may track ``subject``.
+
+    Nothing but starting programs tracks what starts a program.
+    """
+    return list(REFERENCES if isinstance(subject, Command) else _FOR_CALLABLES)

@@ -22,7 +22,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Run(kind, {"mine": subject(verdict="regression" if kind.share else "pass")})
 
     monkeypatch.setattr(Folder, "run", run)
-    monkeypatch.setattr(Folder, "record_baselines", lambda folder: names.append("baselines"))
+    monkeypatch.setattr(
+        Folder,
+        "record_baselines",
+        lambda folder, extensions: names.append("baselines"),
+    )
+    monkeypatch.setattr(Folder, "recordings", lambda folder: 4)
     return names
 
 

@@ -19,7 +19,7 @@ COMMAND = "perfsuite calibrate runs tests"
 
 
 def text(runs: Mapping[Kind, Sequence[Run]]) -> str:
-    return document(find(runs), MACHINE, COMMAND, "2026-01-02")
+    return document(find(runs), MACHINE, COMMAND, "2026-01-02", recordings=4)
 
 
 def runs(kind: Kind, *verdicts: str, name: str = "mine", change: float = 1.0) -> list[Run]:
@@ -54,7 +54,7 @@ def test_comparisons_have_a_section_of_their_own() -> None:
     found = text({Kind(): runs(Kind(), "pass"), compared: runs(compared, "pass")})
     assert len(re.findall(r"^### ", found, re.MULTILINE)) == 2
     assert "### Against the same revision, `perfsuite compare`" in found
-    assert found.count("and extended") == 1
+    assert found.count("Baselines of 4 recordings") == 1
 
 
 def test_what_was_not_run_is_a_dash() -> None:

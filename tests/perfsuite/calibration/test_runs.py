@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfsuite.calibration import runs
-from perfsuite.calibration.runs import BASELINES, COMPARE, EXTENSIONS, Folder, Kind
+from perfsuite.calibration.runs import BASELINES, COMPARE, Folder, Kind
 from perfsuite.errors import MeasurementError, UsageError
 from tests.perfsuite.calibration.conftest import Store, subject
 
@@ -167,19 +167,19 @@ def test_a_run_without_verdicts_is_an_error_that_shows_why(
 
 
 def test_baselines_are_recorded_once_and_extended(folder: Folder, fake: Pytest) -> None:
-    folder.record_baselines()
+    folder.record_baselines(3)
     assert [fake.options(run) for run in range(len(fake.asked))] == [
         ["--update-baselines"],
-        *[["--extend-baselines"]] * EXTENSIONS,
+        *[["--extend-baselines"]] * 3,
     ]
-    folder.record_baselines()
-    assert len(fake.asked) == 1 + EXTENSIONS
+    folder.record_baselines(3)
+    assert len(fake.asked) == 1 + 3
 
 
 def test_baselines_that_cannot_be_recorded_leave_no_file(folder: Folder, fake: Pytest) -> None:
     fake.status = 1
     with pytest.raises(MeasurementError, match="could not be recorded:\nits last words"):
-        folder.record_baselines()
+        folder.record_baselines(3)
     assert not (folder.path / BASELINES).exists()
 
 
@@ -217,3 +217,11 @@ def test_verdicts(verdict: str, red: bool, undecided: bool) -> None:
     assert not run.is_undecided("another")
     assert run.grew("mine") == "device"
     assert run.grew("another") is None
+
+
+def test_what_an_interrupted_run_has_reported_does_not_count(folder: Folder, fake: Pytest) -> None:
+    fake.status = 2
+    fake.subjects = [subject()]
+    with pytest.raises(MeasurementError):
+        folder.run(Kind())
+    assert folder.runs(Kind()) == []
