@@ -257,7 +257,7 @@ def test_a_changed_benchmark_is_no_verdict_on_speed(project: pytest.Pytester) ->
 
 def test_a_slow_down_that_is_injected_turns_it_red(project: pytest.Pytester) -> None:
     store(project, 2.0)
-    result = run(project, "--perf-slowdown", "mine=3")
+    result = run(project, "--perf-slowdown", "mine=8")  # enough beside anybody
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["slowed on purpose: mine: *"])
 
