@@ -70,7 +70,6 @@ class SplitLlama:
         self._channel = channel
         self._process = os.getpid()
         self._lock = threading.RLock()  # also closed from within a call, by a signal's handler
-        self._closed = False
         self._rpc = RpcClient(channel, self.config, stage.torch_dtype, slowdown)
         self.worker_info: Mapping[str, Any] = self._rpc.handshake(
             Hello(
@@ -89,7 +88,7 @@ class SplitLlama:
             layer_norms(checkpoint, layer, dtype) for layer in range(self.config.num_layers)
         ]
         # Without a reference to this object: it would never be let go of then.
-        self._release = weakref.finalize(self, _release, os.getpid(), cleanup)
+        self._release = weakref.finalize(self, _release, self._process, cleanup)
 
     @classmethod
     def launch(
@@ -210,7 +209,7 @@ class SplitLlama:
                 "launch another in each process"
             )
         with self._lock:
-            if self._closed:
+            if not self._release.alive:
                 raise WorkerError("worker: this model is closed; launch another")
             self._rpc.records.clear()
             yield
@@ -324,7 +323,6 @@ class SplitLlama:
         if self._worker is not None:
             self._worker.end()
         with self._lock:
-            self._closed = True
             self._release()
 
     def __enter__(self) -> Self:

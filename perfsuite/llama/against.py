@@ -96,7 +96,7 @@ def print_against(result: LadderResult, earlier: Earlier, console: Console | Non
         },
         **{unsplit_name(dtype): Row(row["latency_s"]) for dtype, row in result["unsplit"].items()},
     }
-    machine = format_machine({name: str(word) for name, word in result["machine"].items() if word})
+    machine = format_machine(result["machine"])
     notes = [f"then: {earlier.path}, on {earlier.machine}"]
     if machine != earlier.machine:
         notes.append(f"now: on {machine}")

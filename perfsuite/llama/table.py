@@ -190,9 +190,7 @@ def _notes(result: LadderResult) -> list[Text]:
         **_intervals(result),
         "forecast": "of the analysis, for a model of its own; never measured, kept to be judged",
         "kernels": _kernels(result["stages"]),
-        "machine": format_machine(
-            {name: str(word) for name, word in result["machine"].items() if word}
-        ),
+        "machine": format_machine(result["machine"]),
     }
     if result["disturbed_runs"]:
         contenders = len(result["stages"]) + len(result["unsplit"])
@@ -218,12 +216,13 @@ def _kernels(rows: Sequence[StageRow]) -> str:
     return "; ".join(f"{', '.join(names)}: {kernels}" for kernels, names in stages.items())
 
 
-def format_machine(words: Mapping[str, str]) -> str:
+def format_machine(machine: Mapping[str, object]) -> str:
     """Describe a machine by what is known of it."""
+    words = {name: word for name, word in machine.items() if word}
     gpu = (
         f"{words['gpu']} (driver {words.get('driver', 'unknown')})" if "gpu" in words else "no GPU"
     )
-    parts = [words.get("cpu", "unknown processor")]
+    parts = [str(words.get("cpu", "unknown processor"))]
     parts += [f"{words[name]} {name}" for name in ("cores", "threads") if name in words]
     parts.append(gpu)
     titles = {"torch": "torch", "python": "Python", "kernel": "Linux"}

@@ -69,7 +69,7 @@ class Cache:
         """
         for path in (folder, *folder.iterdir()):
             status = path.lstat()
-            if status.st_uid not in (0, os.geteuid()):
+            if _is_another_users(status):
                 problem = f"belongs to the user {status.st_uid}"
             elif status.st_mode & stat.S_IWOTH and not stat.S_ISLNK(status.st_mode):
                 problem = "can be written by everybody"
@@ -122,7 +122,7 @@ class Cache:
         """What ``remember`` stored under ``key``, if anything; what another user put there is nothing."""
         file = self.root / "digests" / key
         try:
-            if file.lstat().st_uid not in (0, os.geteuid()):
+            if _is_another_users(file.lstat()):
                 return None
             return file.read_text().strip() or None
         except OSError:
@@ -141,6 +141,10 @@ class Cache:
         except OSError:
             if partial is not None:  # of a full disk
                 partial.unlink(missing_ok=True)
+
+
+def _is_another_users(status: os.stat_result) -> bool:
+    return status.st_uid not in (0, os.geteuid())
 
 
 def require_space(directory: Path, wanted: int) -> None:

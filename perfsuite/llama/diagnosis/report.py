@@ -15,20 +15,14 @@ from perfsuite.llama.diagnosis.result import NAIVE_BYTES, Diagnosis, PredictionR
 from perfsuite.llama.forecast import CLAIMED_SHARES, FORECAST
 from perfsuite.llama.neighbours import told
 from perfsuite.llama.results import PHASES
-from perfsuite.llama.table import MISSING, WIDTH, format_bytes
+from perfsuite.llama.table import MISSING, WIDTH, format_bytes, print_plain
 
 _SHOWN_BYTES = (1024, 1024 * 1024, NAIVE_BYTES, 128 * 1024 * 1024)
 
 
 def print_diagnosis(result: Diagnosis, console: Console | None = None) -> None:
     """Print ``result`` on stdout, or on ``console``: no line is wider than WIDTH columns."""
-    console = console or Console(markup=False, emoji=False, highlight=False)
-    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    with console.capture() as capture:
-        console.print(Group(*_sections(result)))
-    # A table fills its lines with spaces, which nobody wants in a log or a document.
-    text = "\n".join(line.rstrip() for line in capture.get().splitlines())
-    console.print(Text.from_ansi(text) if console.is_terminal else Text(text))
+    print_plain(Group(*_sections(result)), console, WIDTH)
 
 
 def _sections(result: Diagnosis) -> Iterator[RenderableType]:
