@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -55,10 +54,7 @@ def _import_paths() -> list[str]:
 class WorkerProcess:
     """A worker that this process started, and the way to it. ``process`` is the one that watches it."""
 
-    def __init__(
-        self, model: str, stage: Stage, device: str, threads: int, options: Sequence[str] = ()
-    ) -> None:
-        """Start it; ``options`` are further ones of its command line."""
+    def __init__(self, model: str, stage: Stage, device: str, threads: int) -> None:
         with ExitStack() as resources:
             # Not a pipe: nobody reads while the worker runs, and a full pipe would stop it.
             self._errors = resources.enter_context(tempfile.TemporaryFile())
@@ -69,7 +65,6 @@ class WorkerProcess:
             self._environment.pop("PYTHONPATH", None)  # its places are among those that are passed
             self._worker = [
                 "--model", model, "--stage", stage.name, "--device", device, "--threads", str(threads),
-                *options,
             ]  # fmt: skip
             meeting = self._meeting.enter_context(transport.meet(transport.scheme))
             self._start(meeting)

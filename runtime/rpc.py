@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -32,7 +31,6 @@ from runtime.messages import (
     encode_hello,
 )
 from runtime.operations import Call, remembered_output_specs
-from runtime.slowdown import Slowdown
 from runtime.tensors import TensorSpec
 from runtime.text import printable
 from runtime.trace import RpcRecord
@@ -60,14 +58,11 @@ class RpcClient:
         channel: ClientChannel,
         config: ModelConfig,
         dtype: torch.dtype,
-        slowdown: Slowdown | None = None,
     ) -> None:
         self.channel = channel
         self.records: list[RpcRecord] = []
         self.broken = False
         self._output_specs = remembered_output_specs(config, dtype)
-        self._slowdown = slowdown
-        self._finished = math.inf  # when the call before this one ended
         self._session = 0
         self._sequence = 0
 
@@ -116,8 +111,6 @@ class RpcClient:
         """
         self._check_unbroken()
         copies_before = self.channel.payload_copies
-        if self._slowdown and self.records:
-            self._slowdown.stretch("trusted", time.perf_counter() - self._finished)
         started = time.perf_counter()
         input_specs = tuple(map(TensorSpec.of, inputs))
         specs = self._output_specs(call, input_specs)
@@ -136,8 +129,6 @@ class RpcClient:
         )
         self._sequence += 1
         sent = time.perf_counter()
-        if self._slowdown:
-            sent += self._slowdown.stretch("serialize", sent - started)
         reply, arrived = self._exchange(request, decode_reply)
         try:
             outputs = self._checked_outputs(reply, specs, places)
@@ -148,13 +139,7 @@ class RpcClient:
             self.broken = True
             raise
         durations = reply.durations
-        if self._slowdown:
-            slept = self._slowdown.stretch("transport", arrived - sent - durations.total_s)
-            packed = self._slowdown.stretch("serialize", durations.serialize_s)
-            # The worker's packing is made longer here: its share moves from the transport's time.
-            sent, arrived = sent + packed, arrived + slept + packed
-            self._slowdown.stretch("deserialize", time.perf_counter() - arrived)
-        finished = self._finished = time.perf_counter()
+        finished = time.perf_counter()
         self.records.append(
             RpcRecord(
                 operation=call.operation,

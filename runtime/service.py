@@ -26,7 +26,6 @@ from runtime.messages import (
     encode_reply,
 )
 from runtime.operations import check_granularity, remembered_output_specs
-from runtime.slowdown import TOTAL, Slowdown
 from runtime.transports.base import Data, PeerGone, ReceiveTimeout, ServerChannel
 
 _log = logging.getLogger(__name__)
@@ -41,14 +40,11 @@ class Service:
         config: ModelConfig,
         hello: Hello,
         about: Mapping[str, Any],
-        slowdown: Slowdown | None = None,
     ) -> None:
         self._device = device
         self._output_specs = remembered_output_specs(config, device.dtype)
         self._hello = hello
         self._about = about
-        self._slowdown = slowdown
-        self._answered = time.perf_counter()
         self._session: int | None = None
         self._sequence = 0
 
@@ -93,16 +89,8 @@ class Service:
             raise ProtocolError("outputs", f"must name {len(specs)} places")
         _check_apart(inputs, outputs)
         unpacked = time.perf_counter()
-        if self._slowdown:
-            if call.operation == "embedding":
-                self._answered = started  # a forward pass begins; what was before is not its time
-            unpacked += self._slowdown.stretch("deserialize", unpacked - started)
         self._device.run(call, inputs, outputs)
         computed = time.perf_counter()
-        if self._slowdown:
-            self._slowdown.stretch("device", computed - unpacked)
-            self._slowdown.stretch(TOTAL, computed - self._answered)
-            computed = self._answered = time.perf_counter()
         reply = Reply(
             sequence=request.sequence,
             outputs=[]

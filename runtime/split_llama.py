@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 
 from runtime.checkpoints import Checkpoint, ModelConfig
+from runtime.delay_injection import DelayedRpcClient, Delays
 from runtime.devices import DEVICES
 from runtime.devices.weights import layer_norms
 from runtime.errors import InputError, WorkerDied, WorkerError
@@ -27,7 +28,6 @@ from runtime.openmp import IdleTeams
 from runtime.operations import Call
 from runtime.rope import RotaryEmbedding, max_length
 from runtime.rpc import RpcClient
-from runtime.slowdown import Slowdown
 from runtime.stages import Stage, find_stage
 from runtime.tensors import TensorSpec
 from runtime.trace import Trace
@@ -55,7 +55,7 @@ class SplitLlama:
         channel: ClientChannel,
         device: str,
         cleanup: ExitStack,
-        slowdown: Slowdown | None = None,
+        delays: Delays | None = None,
     ) -> None:
         """Shake hands over an open way to a worker. Most callers want ``launch``.
 
@@ -70,7 +70,10 @@ class SplitLlama:
         self._channel = channel
         self._process = os.getpid()
         self._lock = threading.RLock()  # also closed from within a call, by a signal's handler
-        self._rpc = RpcClient(channel, self.config, stage.torch_dtype, slowdown)
+        conversation = (channel, self.config, stage.torch_dtype)
+        self._rpc = (
+            DelayedRpcClient(*conversation, delays=delays) if delays else RpcClient(*conversation)
+        )
         self.worker_info: Mapping[str, Any] = self._rpc.handshake(
             Hello(
                 protocol=PROTOCOL_VERSION,
@@ -107,8 +110,8 @@ class SplitLlama:
 
         ``threads`` is the number of compute threads of a worker that is started here (default: as many as
         torch uses in this process). ``start_timeout_s`` bounds the worker's start, ``timeout_s`` each call.
-        ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see ``runtime.slowdown``;
-        those of a worker that already runs stay as they are.
+        ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see
+        ``runtime.delay_injection``.
 
         Raises:
             InputError: for an unknown stage or device, or a number that is not positive.
@@ -127,7 +130,7 @@ class SplitLlama:
         _check_number("threads", threads, "a whole number", _MOST_THREADS, (int, type(None)))
         for name, value in (("start_timeout_s", start_timeout_s), ("timeout_s", timeout_s)):
             _check_number(name, value, "seconds", _LONGEST_S, (int, float))
-        slower = Slowdown(slowdown) if slowdown else None
+        delays = Delays(slowdown) if slowdown else None
         with ExitStack() as cleanup:
             cleanup.enter_context(IdleTeams())
             process = None
@@ -137,7 +140,6 @@ class SplitLlama:
                     row,
                     device,
                     threads or torch.get_num_threads(),
-                    slower.arguments() if slower else (),
                 )
                 cleanup.callback(process.close)
                 channel = process.channel
@@ -147,7 +149,7 @@ class SplitLlama:
             channel.set_timeout(start_timeout_s)
             owned = ExitStack()
             try:
-                llama = cls(checkpoint, row, channel, device, owned, slower)
+                llama = cls(checkpoint, row, channel, device, owned, delays)
             except WorkerDied as error:
                 words = process.stderr_tail() if process else ""
                 raise (

@@ -21,7 +21,6 @@ from runtime.devices import DEVICES, open_device
 from runtime.errors import InputError, SplitError
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
-from runtime.slowdown import Slowdown, parse_factor
 from runtime.stages import STAGES, find_stage
 from runtime.transports.registry import serve
 
@@ -57,9 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default="cpu", help=f"one of {', '.join(DEVICES)} (default: %(default)s)"
     )
-    parser.add_argument(
-        "--slowdown", action="append", default=[], help="PHASE=FACTOR: be slower, to test alarms"
-    )
     parser.add_argument("--threads", type=int, help="compute threads (default: one per core)")
     return parser
 
@@ -75,7 +71,6 @@ def _run(arguments: argparse.Namespace) -> None:
         if arguments.threads < 1:
             raise InputError(f"threads: must be positive, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
-    slowdown = Slowdown(dict(map(parse_factor, arguments.slowdown)))
     torch.set_grad_enabled(False)
     # First of all: an address in use is found out before the weights are loaded.
     channels = serve(arguments.endpoint, stage.transport)
@@ -95,9 +90,7 @@ def _run(arguments: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "pid": os.getpid(),
     }
-    service = Service(
-        device, checkpoint.config, hello, about, slowdown if arguments.slowdown else None
-    )
+    service = Service(device, checkpoint.config, hello, about)
     for channel in channels:
         service.serve(channel)
         channel.close()

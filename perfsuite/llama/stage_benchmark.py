@@ -130,8 +130,6 @@ def _forked(
         endpoint = f"{TRANSPORTS[STAGES[stage].transport].scheme}://{address}"
         command = ["--model", workload.model, "--stage", stage, "--device", workload.device]
         command += ["--threads", str(workload.threads), "--endpoint", endpoint]
-        for phase, factor in slower.get("slowdown", {}).items():
-            command += ["--slowdown", f"{phase}={factor}"]
         worker = _fork_worker(command, errors)
         try:
             _wait_for(address, worker, errors)

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     from perfsuite.llama.diagnosis.what_if import parse_what_if
     from perfsuite.llama.ladder import choose_stages
     from runtime import load_checkpoint
-    from runtime.slowdown import Slowdown, parse_factor
+    from runtime.delay_injection import Delays, parse_factor
 
     stages = choose_stages(arguments.stages)
     arguments.tokens = arguments.tokens or prompts.SHIPPED_TOKENS
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             "project another with --what-if device="
         )
     what_if = parse_what_if(arguments.what_if)
-    slowdown = Slowdown(dict(map(parse_factor, arguments.slowdown))).factors
+    slowdown = Delays(dict(map(parse_factor, arguments.slowdown))).factors
     for option in ("json", "timeline"):
         file = getattr(arguments, option)
         if file is not None:

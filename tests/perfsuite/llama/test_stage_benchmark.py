@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 import pytest
 
@@ -42,12 +41,10 @@ def test_a_stage_and_the_unsplit_model_run_and_phases_sum_up(pool: Pool, stage: 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_delay_reaches_its_phase_on_either_side(pool: Pool, phase: str) -> None:
-    found = []
-    for delays in ({}, {phase: 10.0}):
-        with pool.open(node("shared-memory"), "shared-memory", delays=delays) as sampled:
-            timed = sampled.measure("subject", runs=7, loops=1, discarded=1)
-            found.append(median(one[phase] for one in timed.phases))
-    assert found[1] > 3 * found[0]
+    """A thousand times longer, it is nearly all there is, whatever else the machine does."""
+    with pool.open(node("shared-memory"), "shared-memory", delays={phase: 1000.0}) as sampled:
+        (found,) = sampled.measure("subject", runs=1, loops=1, discarded=0).phases
+    assert found[phase] > 0.5 * sum(found.values())
 
 
 def test_what_the_runtime_refuses_is_told(pool: Pool) -> None:
