@@ -52,11 +52,10 @@ class Bench:
             seed=int.from_bytes(os.urandom(4)),
         )
         self._resources = ExitStack()
-        self._pools: dict[tuple[Path, bool], tuple[Pool, ...]] = {}
+        self._pools: dict[tuple[Path, bool, str | None], tuple[Pool, ...]] = {}
         self._baselines: dict[Path, Baselines] = {}
         self._scratch: Path | None = None
-        self._trees: Sequence[Any] = ()
-        self._no_trees: UsageError | None = None
+        self._trees: dict[str, Sequence[Any] | UsageError] = {}  # by the revision of base
 
     @property
     def machine(self) -> Mapping[str, Any]:
@@ -66,7 +65,8 @@ class Bench:
     @property
     def titles(self) -> list[str] | None:
         """How head and base of a comparison are called."""
-        return [tree.title for tree in self._trees] or None
+        trees = self._trees.get(str(self._settings.against))
+        return [tree.title for tree in trees] if isinstance(trees, tuple) else None
 
     def check(
         self,
@@ -80,11 +80,17 @@ class Bench:
         fork = self._settings.fork if benchmark.fork is None else benchmark.fork
         case = self._case(item, benchmark)
         cpu = shared_processor(self._settings.threads)
-        pools = self._pools_of(file, fork)
+        against = self._settings.against
         rules = replace(self._rules, time_limit_s=self._limit_s(item))
-        if self._settings.against is not None:
-            return self._compare(case, pools, rules, cpu, delays, progress)
-        (pool,) = pools
+
+        def compare(base: str, case: Case = case) -> Outcome:
+            pools = self._pools_of(file, fork, base)
+            titles = [tree.title for tree in self._prepared(base)]
+            return self._compare(case, pools, titles, rules, cpu, delays, progress)
+
+        if against is not None:
+            return compare(against)
+        (pool,) = self._pools_of(file, fork, None)
         opened = pairs.within(pool, case.node, case.name, cpu=cpu, delays=delays)
         baselines = self._baselines_of(item)
         if self._settings.update is not None:
@@ -94,8 +100,29 @@ class Bench:
         if update in (None, IMPROVED):
             outcome = subject_gate.check(case, opened, pool.renew, progress)
             if update != IMPROVED or outcome.status is not Status.IMPROVED:
+                if outcome.open and self._settings.in_turn:
+                    self._decide_in_turn(outcome, baselines, case, compare)
                 return outcome
         return subject_gate.record(case, opened, progress, extend=update not in (RECORD, IMPROVED))
+
+    def _decide_in_turn(
+        self, outcome: Outcome, baselines: Baselines, case: Case, compare: Callable[[str], Outcome]
+    ) -> None:
+        """Measure the commit whose code the baseline is of, in turn with this tree, and let that decide.
+
+        Both sides share the hour and the machine's speed, which is what the baseline could not tell from a change.
+        """
+        entry = baselines.find(case.name, case.machine, case.workload)
+        if entry is None:
+            return
+        from perfsuite.compare.recorded import revision_of
+
+        recorded = entry.recordings[-1].recorded
+        try:
+            base = revision_of(recorded, self._config.rootpath, baselines.path)
+            outcome.settle(compare(base.commit), base.short)
+        except (UsageError, BenchmarkError) as error:
+            outcome.reason += f"; not measured in turn with what was recorded: {error}"
 
     def unused(self, names: set[str]) -> list[str]:
         """Return the stored names of this machine that are not among ``names``."""
@@ -137,13 +164,13 @@ class Bench:
         self,
         case: Case,
         pools: Sequence[Pool],
+        titles: Sequence[str],
         rules: Rules,
         cpu: int | None,
         delays: Mapping[str, float],
         progress: Callable[[int], None],
     ) -> Outcome:
         head, base = pools
-        titles = [tree.title for tree in self._trees]
         opened = pairs.between(
             head, base, (case.node, case.node), case.name, cpu=cpu, delays=delays
         )
@@ -169,14 +196,15 @@ class Bench:
                 raise
             return Outcome(case.name, case.node, Status.ONE_SIDED, str(error))
 
-    def _pools_of(self, file: Path, fork: bool) -> tuple[Pool, ...]:
-        key = (file, fork)
+    def _pools_of(self, file: Path, fork: bool, base: str | None) -> tuple[Pool, ...]:
+        """Return the pool of a file's tests, those of head and base where they are compared."""
+        key = (file, fork, base)
         if key not in self._pools:
             scratch = self._folder()
-            if self._settings.against is None:
+            if base is None:
                 wanted = [targets.target(self._config, file, self._settings, fork=fork)]
             else:
-                wanted = self._sides(file, fork)
+                wanted = self._sides(file, fork, base)
             # Whose tests are done: their servers' memory is given back.
             for other in [other for other in self._pools if other[0] != file]:
                 for pool in self._pools.pop(other):
@@ -192,7 +220,7 @@ class Bench:
             )
         return self._pools[key]
 
-    def _sides(self, file: Path, fork: bool) -> list[Any]:
+    def _sides(self, file: Path, fork: bool, base: str) -> list[Any]:
         return [
             targets.target(
                 self._config,
@@ -204,34 +232,35 @@ class Bench:
                 python=tree.python,
                 import_roots=tree.import_roots,
             )
-            for tree in self._prepared()
+            for tree in self._prepared(base)
         ]
 
-    def _prepared(self) -> Sequence[Any]:
-        """Return head and base, prepared at the first use; a failure is kept, not tried again.
+    def _prepared(self, base: str) -> Sequence[Any]:
+        """Return head and ``base``, prepared at the first use; a failure is kept, not tried again.
 
         Raises:
             UsageError: if they cannot be prepared.
         """
         from perfsuite.compare.trees import prepare
 
-        if self._no_trees is not None:
-            raise self._no_trees
-        if not self._trees:
+        if base not in self._trees:
             prepared = prepare(
                 self._config.rootpath,
-                base=str(self._settings.against),
+                base=base,
                 head=self._settings.head,
                 tests_from=self._settings.tests_from,
                 files=self._files,
-                scratch=self._folder(),
+                scratch=self._folder() / f"trees-{len(self._trees)}",
+                install=self._settings.against is not None,
             )
             try:
-                self._trees = self._resources.enter_context(prepared)
+                self._trees[base] = self._resources.enter_context(prepared)
             except UsageError as error:
-                self._no_trees = error
-                raise
-        return self._trees
+                self._trees[base] = error
+        found = self._trees[base]
+        if isinstance(found, UsageError):
+            raise found
+        return found
 
     def _limit_s(self, item: pytest.Item) -> float:
         """Return the seconds that a benchmark may take: less where pytest-timeout would end the test."""

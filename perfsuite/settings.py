@@ -25,6 +25,10 @@ _INI = {
         "1",
     ),
     "perf_fork": ("fork measured processes from servers that have imported the test", "true"),
+    "perf_in_turn": (
+        "where the baseline cannot decide, measure the recorded commit in turn with this tree",
+        "true",
+    ),
     "perf_margin": ("percent by which a benchmark may be slower; auto: from the noise", "auto"),
     "perf_inconclusive": ("report, or fail", "report"),
     "perf_strict": ("whatever was not judged against a full baseline fails the run", "false"),
@@ -108,6 +112,7 @@ class Settings:
     time_limit_s: float = 60.0
     threads: int = 1
     fork: bool = True
+    in_turn: bool = True
     margin: float | None = None  # as a share
     inconclusive_fails: bool = False
     strict: bool = False
@@ -147,6 +152,7 @@ def read(config: pytest.Config) -> Settings:
         time_limit_s=_positive(config, "perf_time_limit"),
         threads=_positive(config, "perf_threads", least=0),
         fork=_boolean(config, "perf_fork"),
+        in_turn=_boolean(config, "perf_in_turn"),
         margin=_margin(config),
         inconclusive_fails=_choice(config, "perf_inconclusive", ("report", "fail")) == "fail",
         strict=_boolean(config, "perf_strict") or bool(option.perf_strict),

@@ -96,6 +96,18 @@ def head(root: Path) -> tuple[Revision, bool]:
     return revision, bool(changed)
 
 
+def first_with(root: Path, text: str, file: Path) -> Revision | None:
+    """Return the oldest commit in HEAD's history that brought ``text`` into ``file``, if any did."""
+    try:
+        found = _git(
+            root, "log", "--reverse", "--format=%H", f"-S{text}", "--", str(file.resolve())
+        )
+    except subprocess.CalledProcessError:
+        return None
+    commit = found.partition("\n")[0]
+    return Revision(commit, commit) if commit else None
+
+
 def merge_base(root: Path, one: str, other: str) -> str:
     """Return the hash of the newest commit that both descend from.
 

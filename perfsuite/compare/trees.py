@@ -40,6 +40,7 @@ def prepare(
     files: Sequence[Path] = (),
     scratch: Path,
     path: Sequence[str] | None = None,
+    install: bool = True,
 ) -> Iterator[tuple[Tree, Tree]]:
     """Check out what is to be compared, and give head and base while the block runs.
 
@@ -54,6 +55,7 @@ def prepare(
         files: The test files, in the work tree.
         scratch: A folder for what is built, which the caller removes.
         path: Where the running session imports from; None: ``sys.path`` as it is now.
+        install: Whether a side's dependencies that are not installed here may be.
 
     Raises:
         UsageError: if a revision is unknown, cannot be built or installed, or would not be what is imported.
@@ -70,7 +72,7 @@ def prepare(
         )
         copied = bool(survey.copied or survey.compiled or tests_from == "base")
         head_tree = _head(root, wanted, stack, copied=copied)
-        sides = _Preparation(root, survey, scratch).run(head_tree, base_tree)
+        sides = _Preparation(root, survey, scratch, install=install).run(head_tree, base_tree)
         relative = [file.relative_to(root) for file in files if file.is_relative_to(root)]
         source = base_tree.folder if tests_from == "base" else root
         for side in sides:
@@ -91,12 +93,16 @@ def _head(root: Path, wanted: revisions.Revision | None, stack: ExitStack, *, co
 class _Preparation:
     """What both sides go through."""
 
-    def __init__(self, root: Path, survey: Survey, scratch: Path) -> None:
+    def __init__(self, root: Path, survey: Survey, scratch: Path, *, install: bool) -> None:
         self._root, self._survey, self._scratch = root, survey, scratch
+        self._install = install
         self._declared = environments.declared(root, survey.projects)
 
     def run(self, head: Tree, base: Tree) -> tuple[Tree, Tree]:
         missing = [self._missing(tree) for tree in (head, base)]
+        if any(missing) and not self._install:
+            told = ", ".join(name for names in missing for name in names)
+            raise UsageError(f"{base.title} has other dependencies: {told}: see perfsuite compare")
         # Both or none: a layer takes time to start, which commands would be charged with.
         layered = self._survey.leaks or any(missing)
         sides = []

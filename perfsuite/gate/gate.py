@@ -142,7 +142,7 @@ class Gate:
             code=case.code,
             plan=sampler.plans[reference],
             quantile=case.quantile,
-            recordings=[Recording(provenance(), processes)],
+            recordings=[Recording(provenance(but=self.baselines.path), processes)],
         )
         if before is not None:
             _refuse_creep(before, entry)

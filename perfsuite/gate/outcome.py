@@ -71,6 +71,31 @@ class Outcome:
         return [one for one in self.processes if one.rounds] or self.processes
 
     @property
+    def open(self) -> bool:
+        """Whether a baseline could not decide, though the machine let most processes be measured."""
+        return (
+            self.status in UNDECIDED and 2 * sum(one.rounds > 0 for one in self.processes) > len(self.processes)
+        )  # fmt: skip
+
+    def settle(self, compared: Outcome, commit: str) -> None:
+        """Take the verdict of a comparison with ``commit``, whose code the baseline is of.
+
+        The measurement and its ratio stay what they are; so does the verdict, where the comparison has none.
+        """
+        before = ""
+        if self.judgement is not None and math.isfinite(self.judgement.change.value):
+            before = f" {self.judgement.change.value - 1:+.1%}"
+        known = compared.status in JUDGED
+        told = f"in turn with {commit}, whose code was recorded: {compared.reason}"
+        self.reason = f"{told} (against the baseline{before}: {self.reason})"
+        self.looks += compared.looks
+        self.notes = [*self.notes, *(one for one in compared.notes if one not in self.notes)]
+        if known:
+            self.status, self.judgement = compared.status, compared.judgement
+            self.resolution = compared.resolution
+            self.memory = compared.memory or self.memory
+
+    @property
     def ratio(self) -> float | None:
         """The subject's time over the reference's."""
         shown = self.shown
