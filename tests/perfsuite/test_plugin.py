@@ -8,35 +8,13 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from math import log
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perfsuite.bench import _FINGERPRINT
-from perfsuite.gate.baselines import Baselines, Entry, Plan, Recording
-from perfsuite.gate.process import Process
-from perfsuite.machine import fingerprint
 from perfsuite.session import EXIT_UNJUDGED
+from tests.perfsuite.clocked import CLOCK, here, store
 
-CLOCK = """
-import os, time
-
-NOW = [0.0]
-
-def tick():
-    NOW[0] += 1e-7
-    return NOW[0]
-
-def taking(seconds):
-    def subject():
-        NOW[0] += seconds
-    return subject
-
-if "PERFSUITE_PADDING" in os.environ:
-    time.perf_counter = tick
-"""
 PROJECT = """
 from clock import taking
 
@@ -44,7 +22,6 @@ def test_mine(latency_gate):
     latency_gate(taking(4e-3), taking(2e-3), name="mine", margin=40)
 """
 TEST = "test_project.py::test_mine"
-PLAN = Plan(loops=1, reference_loops=1, runs=1, rounds=2, discarded=0)
 
 
 def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
@@ -56,24 +33,6 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     pytester.makepyfile(test_project=PROJECT, clock=CLOCK)
     pytester.makeini("[pytest]\nperf_processes = 4\nperf_looks = 2\nperf_servers = 2\n")
     return pytester
-
-
-def here(**other: Any) -> dict[str, Any]:
-    found = fingerprint(1)
-    return {name: found[name] for name in _FINGERPRINT} | other  # type: ignore[literal-required]
-
-
-def store(project: pytest.Pytester, ratio: float, name: str = "mine", **machine: Any) -> Path:
-    """Store that ``name`` took ``ratio`` times its reference in three recordings, give or take nothing."""
-    path = project.path / "baselines.json"
-    process = Process(log(ratio), 2.1e-3 * ratio, 2.1e-3, "a", rounds=2)
-    recordings = [
-        Recording({"commit": "abc", "date": f"2026-01-0{day}T00:00Z"}, [process] * 6)
-        for day in (1, 2, 3)
-    ]
-    entry = Entry(name, here(**machine), {}, "own", "", PLAN, None, recordings)
-    Baselines.read(path).record(entry)
-    return path
 
 
 def report(project: pytest.Pytester) -> dict[str, Any]:

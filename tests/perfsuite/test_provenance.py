@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perfsuite.provenance import provenance
+from perfsuite.provenance import CHANGED, provenance
 
 
 def test_it_names_the_commit_the_minute_and_versions(tmp_path: Path) -> None:
@@ -26,3 +26,19 @@ def test_outside_of_a_repository_there_is_no_commit(tmp_path: Path) -> None:
 def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance()["commit"] == ""
+
+
+def test_files_that_differ_from_the_commit_are_said(tmp_path: Path) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    mine, aside, below = tmp_path / "mine", tmp_path / "aside", tmp_path / "below"
+    below.mkdir()
+    for file in (mine, aside):
+        file.write_text("old")
+    for arguments in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "untracked").write_text("new")
+    aside.write_text("new")
+    assert CHANGED not in provenance(below, but=aside)
+    assert CHANGED in provenance(below)
+    mine.write_text("new")
+    assert CHANGED in provenance(below, but=aside)

@@ -120,3 +120,42 @@ def test_a_report_of_what_is_not_known_is_json_all_the_same() -> None:
     assert found["memory"]["change"] is None
     assert "samples" not in told(outcome(), samples=False)
     assert told(outcome())["latency_s"] is None
+
+
+def judgement(change: float) -> Judgement:
+    return Judgement(Verdict.PASS, Estimate(change, change - 0.01, change + 0.01), 0.05, 12, "why")
+
+
+@pytest.mark.parametrize("status", Status)
+def test_only_a_baseline_that_could_not_decide_leaves_it_open(status: Status) -> None:
+    found = outcome(process(), process(), process(rounds=0))
+    found.status = status
+    assert found.open == (status in UNDECIDED)
+    found.processes = [process(), process(rounds=0)]  # others had the machine
+    assert not found.open
+
+
+def test_a_comparison_settles_what_the_baseline_left_open() -> None:
+    found = outcome(process(2.0), judgement=judgement(1.08), looks=6)
+    found.status = Status.EXTEND
+    other = outcome(process(1.1), judgement=judgement(1.1), looks=2, notes=["a note"])
+    other.status = Status.REGRESSION
+    found.settle(other, "abc")
+    assert (found.status, found.judgement, found.looks) == (Status.REGRESSION, other.judgement, 8)
+    assert found.ratio == pytest.approx(2.0)
+    assert found.reason == (
+        "in turn with abc, whose code was recorded: why (against the baseline +8.0%: why)"
+    )
+    assert found.notes == ["a note"]
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - JUDGED))
+def test_a_comparison_without_a_verdict_leaves_it_open(status: Status) -> None:
+    found = outcome(process(2.0), judgement=judgement(1.08))
+    found.status = Status.EXTEND
+    other = outcome(process(1.1))
+    other.status = status
+    before = found.judgement
+    found.settle(other, "abc")
+    assert (found.status, found.judgement) == (Status.EXTEND, before)
+    assert "in turn with abc" in found.reason

@@ -1,0 +1,174 @@
+"""A benchmark whose baseline cannot decide is measured in turn with the commit that was recorded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perfsuite.provenance import CHANGED
+from tests.perfsuite.clocked import CLOCK, store
+
+PROJECT = """
+from clock import taking
+from work import SECONDS
+
+def test_mine(latency_gate):
+    latency_gate(taking(SECONDS), taking(2e-3), name="mine", margin=5)
+"""
+# Recordings that lie so far apart that a tenth more may be an hour of the machine.
+APART = (1.8, 2.0, 2.2)
+SLOWER = "SECONDS = 4.5e-3\n"
+
+
+def git(project: pytest.Pytester, *arguments: str) -> str:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    command = ["git", "-C", str(project.path), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(project: pytest.Pytester) -> str:
+    git(project, "add", ".")
+    git(project, "commit", "--quiet", "-m", "a change")
+    return git(project, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A repository of one commit, in which the subject takes twice its reference's time."""
+    pytester.makepyfile(test_project=PROJECT, clock=CLOCK, work="SECONDS = 4e-3\n")
+    pytester.makeini(
+        "[pytest]\npythonpath = .\nperf_processes = 4\nperf_looks = 2\nperf_servers = 2\n"
+    )
+    (pytester.path / ".gitignore").write_text("__pycache__/\n.pytest_cache/\nreport.json\n")
+    git(pytester, "init", "--quiet", "--initial-branch=main")
+    commit(pytester)
+    return pytester
+
+
+def run(project: pytest.Pytester, *options: str) -> tuple[pytest.RunResult, dict[str, Any]]:
+    result = project.runpytest_subprocess("--perf-report=report.json", *options)
+    (found,) = json.loads((project.path / "report.json").read_text())["subjects"]
+    return result, found
+
+
+def change(project: pytest.Pytester, text: str = SLOWER) -> None:
+    (project.path / "work.py").write_text(text)
+
+
+def test_what_became_slower_is_red(project: pytest.Pytester) -> None:
+    recorded = git(project, "rev-parse", "HEAD")
+    store(project, *APART, commit=recorded[:12])
+    change(project)
+    result, found = run(project)
+    result.assert_outcomes(failed=1)
+    assert found["verdict"] == "regression"
+    assert found["change"] == pytest.approx(4.5 / 4, rel=0.01)
+    # What the gate itself measured stays: the history goes on with it.
+    assert (found["reference"], found["ratio"]) == ("own", pytest.approx(2.25, rel=0.01))
+    words = found["reason"]
+    assert f"in turn with {recorded[:10]}, whose code was recorded: the interval" in words
+    assert "(against the baseline +12." in words
+    assert not (project.path / ".git" / "worktrees").exists()
+
+
+def test_what_only_the_machine_made_slower_passes(project: pytest.Pytester) -> None:
+    change(project)  # so much slower than any recording
+    recorded = commit(project)
+    store(project, *APART, commit=recorded[:12])
+    result, found = run(project, "--perf-strict")
+    assert found["verdict"] == "pass"
+    assert found["change"] == pytest.approx(1.0, rel=0.01)
+    result.assert_outcomes(passed=1)
+    assert result.ret == 0
+
+
+def test_a_slow_down_that_is_injected_is_red(project: pytest.Pytester) -> None:
+    store(project, *APART, commit=git(project, "rev-parse", "HEAD"))
+    _, found = run(project, "--perf-slowdown", "mine=1.12")
+    assert found["verdict"] == "regression"
+
+
+def test_it_can_be_switched_off(project: pytest.Pytester) -> None:
+    store(project, *APART, commit=git(project, "rev-parse", "HEAD"))
+    change(project)
+    _, found = run(project, "-o", "perf_in_turn=false")
+    assert (found["verdict"], found["failed"]) == ("extend-baseline", False)
+    assert "in turn" not in found["reason"]
+
+
+@pytest.mark.parametrize("name", ["", "abcdef012345"])
+def test_a_commit_that_is_not_here_is_said(project: pytest.Pytester, name: str) -> None:
+    store(project, *APART, commit=name)
+    change(project)
+    _, found = run(project)
+    assert (found["verdict"], found["failed"]) == ("extend-baseline", False)
+    assert f"the commit that was recorded ({name or 'none'}) is not here" in found["reason"]
+
+
+def test_outside_of_a_repository_it_is_said(project: pytest.Pytester) -> None:
+    store(project, *APART, commit=git(project, "rev-parse", "HEAD"))
+    change(project)
+    (project.path / ".git").rename(project.path / "no-git")
+    _, found = run(project)
+    assert found["verdict"] == "extend-baseline"
+    assert "run it in the git work tree" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "squashed"), [({CHANGED: "files differed from the commit"}, False), ({}, True)]
+)
+def test_what_was_recorded_before_it_was_committed_is_found_in_the_commit_that_brought_it(
+    project: pytest.Pytester, recorded: dict[str, str], squashed: bool
+) -> None:
+    """The first commit is faster: held against it, accepted code would be red."""
+    first = git(project, "rev-parse", "HEAD")[:12]
+    change(project)
+    store(project, *APART, commit="0123456789ab" if squashed else first, recorded=recorded)
+    accepted = commit(project)
+    change(project, SLOWER + "# a comment\n")
+    commit(project)
+    _, found = run(project)
+    assert found["verdict"] == "pass"
+    assert f"in turn with {accepted[:10]}" in found["reason"]
+
+
+def test_other_dependencies_are_not_installed_by_a_gate(project: pytest.Pytester) -> None:
+    metadata = """
+        [build-system]
+        requires = ["setuptools"]
+        build-backend = "setuptools.build_meta"
+        [project]
+        name = "work"
+        version = "1"
+        dependencies = [{}]
+        [tool.setuptools]
+        py-modules = ["work"]
+    """
+    file = project.path / "pyproject.toml"
+    file.write_text(metadata.format('"no-such-distribution-at-all"'))
+    recorded = commit(project)
+    store(project, *APART, commit=recorded)
+    file.write_text(metadata.format(""))
+    change(project)
+    _, found = run(project)
+    assert found["verdict"] == "extend-baseline"
+    assert "not measured in turn" in found["reason"]
+
+
+def test_a_recording_says_whether_files_differed_from_its_commit(project: pytest.Pytester) -> None:
+    def recorded() -> dict[str, str]:
+        project.runpytest_subprocess("--update-baselines").assert_outcomes(passed=1)
+        text = Path(project.path / "baselines.json").read_text()
+        (entry,) = [one for one in json.loads(text)["entries"] if isinstance(one, dict) and "recorded" in one]
+        found: dict[str, str] = entry["recorded"]
+        return found
+
+    assert CHANGED not in recorded()
+    commit(project)
+    assert CHANGED not in recorded()  # the baselines alone differ
+    change(project)
+    assert CHANGED in recorded()
