@@ -16,6 +16,8 @@ import pytest
 
 from perfsuite import pairs, targets
 from perfsuite.benchmark_code import code_hash
+from perfsuite.compare.recorded import revision_of
+from perfsuite.compare.revisions import Revision
 from perfsuite.errors import BenchmarkError, UsageError
 from perfsuite.files import check_writable
 from perfsuite.gate import gate
@@ -95,34 +97,31 @@ class Bench:
         baselines = self._baselines_of(item)
         if self._settings.update is not None:
             check_writable(baselines.path, option="baselines")
-        subject_gate = Gate(baselines, rules)
         update = self._settings.update
         if update in (None, IMPROVED):
+            base = self._recorded(case, baselines)
+            subject_gate = Gate(baselines, replace(rules, in_turn=isinstance(base, Revision)))
             outcome = subject_gate.check(case, opened, pool.renew, progress)
             if update != IMPROVED or outcome.status is not Status.IMPROVED:
-                if outcome.open and self._settings.in_turn:
-                    self._decide_in_turn(outcome, baselines, case, compare)
+                if outcome.open and base is not None:
+                    settle(outcome, base, compare)
                 return outcome
-        return subject_gate.record(case, opened, progress, extend=update not in (RECORD, IMPROVED))
+        return Gate(baselines, rules).record(
+            case, opened, progress, extend=update not in (RECORD, IMPROVED)
+        )
 
-    def _decide_in_turn(
-        self, outcome: Outcome, baselines: Baselines, case: Case, compare: Callable[[str], Outcome]
-    ) -> None:
-        """Measure the commit whose code the baseline is of, in turn with this tree, and let that decide.
-
-        Both sides share the hour and the machine's speed, which is what the baseline could not tell from a change.
-        """
+    def _recorded(self, case: Case, baselines: Baselines) -> Revision | UsageError | None:
+        """Return the commit whose code the baseline is of, or why it cannot be used; None if nobody asks."""
         entry = baselines.find(case.name, case.machine, case.workload)
-        if entry is None:
-            return
-        from perfsuite.compare.recorded import revision_of
-
+        if entry is None or not self._settings.in_turn:
+            return None
         recorded = entry.recordings[-1].recorded
         try:
             base = revision_of(recorded, self._config.rootpath, baselines.path)
-            outcome.settle(compare(base.commit), base.short)
-        except (UsageError, BenchmarkError) as error:
-            outcome.reason += f"; not measured in turn with what was recorded: {error}"
+        except UsageError as error:
+            return error
+        prepared = self._trees.get(base.commit)
+        return prepared if isinstance(prepared, UsageError) else base
 
     def unused(self, names: set[str]) -> list[str]:
         """Return the stored names of this machine that are not among ``names``."""
@@ -297,6 +296,21 @@ class Bench:
             self._resources.callback(shutil.rmtree, scratch, ignore_errors=True)
             self._scratch = scratch
         return self._scratch
+
+
+def settle(
+    outcome: Outcome, base: Revision | UsageError, compare: Callable[[str], Outcome]
+) -> None:
+    """Let a comparison with ``base``, the commit that was recorded, decide what the baseline left open.
+
+    Both sides share the hour and the machine's speed, which is what the baseline could not tell from a change.
+    """
+    try:
+        if isinstance(base, UsageError):
+            raise base
+        outcome.settle(compare(base.commit), base.short)
+    except (UsageError, BenchmarkError) as error:
+        outcome.reason += f"; not measured in turn with what was recorded: {error}"
 
 
 def shared_processor(threads: int) -> int | None:

@@ -23,7 +23,7 @@ def provenance(
     commit = _git(folder, "rev-parse", "--short=12", "HEAD")
     now = datetime.now(UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
     found = {"commit": commit, "date": now, **(versions or {})}
-    aside = [] if but is None else [f":(exclude,top){but.resolve()}"]
+    aside = [] if but is None else [f":(exclude){but.resolve()}"]
     if commit and _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", *aside):
         found[CHANGED] = "files differed from the commit"
     return found

@@ -1,7 +1,4 @@
-"""The trusted side: a LLaMA forward pass, written once for all stages.
-
-Shapes in comments: B prompts, S tokens, H heads, KV key/value heads, G = H / KV, D head size.
-"""
+"""A split LLaMA as its user has it: launched, run by one thread at a time, closed."""
 
 from __future__ import annotations
 
@@ -9,9 +6,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -19,32 +16,26 @@ import torch
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.delay_injection import DelayedRpcClient, Delays
 from runtime.devices import DEVICES
-from runtime.devices.weights import layer_norms
 from runtime.errors import InputError, WorkerDied, WorkerError
+from runtime.forward import ForwardPass
 from runtime.launch import WorkerProcess
 from runtime.messages import PROTOCOL_VERSION, Hello
-from runtime.nonlinear import apply_rope, causal_softmax, rms_norm, silu_mul
 from runtime.openmp import IdleTeams
 from runtime.operations import Call
-from runtime.rope import RotaryEmbedding, max_length
 from runtime.rpc import RpcClient
 from runtime.stages import Stage, find_stage
-from runtime.tensors import TensorSpec
+from runtime.token_ids import TokenIds, checked_token_ids
 from runtime.trace import Trace
 from runtime.traffic import live_bytes
 from runtime.transports.base import ClientChannel
 from runtime.transports.registry import connect
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
 _MOST_THREADS = 2**15
 _LONGEST_S = 1_000_000  # more does not fit into a wait of the kernel's, in milliseconds
 
-TokenIds = torch.Tensor | Sequence[int] | Sequence[Sequence[int]]
-
 
 class SplitLlama:
-    """Drives an untrusted worker through a forward pass and keeps the non-linear operations to itself."""
+    """Drives an untrusted worker through forward passes, and owns what they need until it is closed."""
 
     _worker: WorkerProcess | None = None
 
@@ -84,12 +75,7 @@ class SplitLlama:
                 granularity=stage.granularity,
             )
         )
-        dtype = stage.torch_dtype
-        self._rope = RotaryEmbedding(self.config)
-        self._final_norm = checkpoint.tensor("model.norm.weight").to(dtype)
-        self._norms = [
-            layer_norms(checkpoint, layer, dtype) for layer in range(self.config.num_layers)
-        ]
+        self._pass = ForwardPass(checkpoint, stage, self._rpc)
         # Without a reference to this object: it would never be let go of then.
         self._release = weakref.finalize(self, _release, self._process, cleanup)
 
@@ -173,20 +159,12 @@ class SplitLlama:
             WorkerError, ProtocolError: if the worker fails or answers nonsense; launch a new one then.
             ArenaError: if there is not enough shared memory for a prompt of this length.
         """
-        ids = self._checked(input_ids)
+        ids = checked_token_ids(input_ids, self.config)
         with self._calling():
             batch, tokens = ids.shape
             self._rpc.prepare(live_bytes(self.config, self.stage, tokens, batch))
             started = time.perf_counter()
-            crossing = self._empty(ids.shape, torch.int64).copy_(ids)
-            (hidden,) = self._rpc.call(Call("embedding"), crossing)  # (B, S, hidden)
-            run_layer = _LAYERS[self.stage.granularity]
-            for layer in range(self.config.num_layers):
-                hidden = run_layer(self, layer, hidden)
-            last = self._normed(hidden[:, -1], self._final_norm)
-            (logits,) = self._rpc.call(Call("lm_head"), last)
-            # A copy of the caller's own: the worker can still write to where the logits lie.
-            result = logits.to(torch.float32, copy=True)
+            result = self._pass.logits(ids)
             self.last_trace = Trace(tuple(self._rpc.records), time.perf_counter() - started)
         return result
 
@@ -216,104 +194,6 @@ class SplitLlama:
             self._rpc.records.clear()
             yield
 
-    def _checked(self, input_ids: TokenIds) -> torch.Tensor:
-        try:
-            ids = torch.as_tensor(input_ids)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                "input_ids: must be token ids, of equal length for each prompt"
-            ) from error
-        if ids.dim() == 1:
-            ids = ids.unsqueeze(0)
-        if ids.numel() and (ids.dim() != 2 or ids.dtype not in _INTEGERS):
-            raise InputError(
-                f"input_ids: must be integers (tokens,) or (batch, tokens), got {ids.dtype} {tuple(ids.shape)}"
-            )
-        if ids.numel() == 0:
-            raise InputError("input_ids: the prompt is empty; give at least one token")
-        if ids.shape[1] > max_length(self.config):
-            raise InputError(
-                f"input_ids: {ids.shape[1]} tokens exceed the model's {max_length(self.config)} positions"
-            )
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.config.vocab_size:
-            raise InputError(
-                f"input_ids: token id {low if low < 0 else high} is not in 0..{self.config.vocab_size - 1}"
-            )
-        return ids
-
-    def _layer_at_once(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        (hidden,) = self._rpc.call(Call("fused_layer", layer), hidden)
-        return hidden
-
-    def _layer_by_operations(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        attention_norm, mlp_norm = self._norms[layer]
-        normed = self._normed(hidden, attention_norm)
-        # Nobody here holds queries, keys and values longer than attention needs them: see ``live_bytes``.
-        attended = self._attention(
-            layer, *self._linear(layer, normed, "q_proj", "k_proj", "v_proj")
-        )
-        (projected,) = self._linear(layer, attended, "o_proj")
-        del normed, attended
-        hidden = torch.add(hidden, projected)
-        gate, up = self._linear(layer, self._normed(hidden, mlp_norm), "gate_proj", "up_proj")
-        inner = silu_mul(gate, up, self._empty(gate.shape))
-        del gate, up
-        (projected,) = self._linear(layer, inner, "down_proj")
-        return hidden.add_(projected)
-
-    def _attention(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-    ) -> torch.Tensor:
-        """(B, S, H D), (B, S, KV D), (B, S, KV D) -> (B, S, H D)."""
-        batch, tokens, _ = query.shape
-        heads, kv_heads, size = (
-            self.config.num_heads,
-            self.config.num_kv_heads,
-            self.config.head_dim,
-        )
-        matrices, group = batch * kv_heads, heads // kv_heads
-        cos, sin = self._rope.tables(tokens)
-
-        def by_head(x: torch.Tensor, count: int) -> torch.Tensor:
-            return x.view(batch, tokens, count, size).transpose(1, 2)  # (B, H or KV, S, D)
-
-        # Query heads that share a key head are further rows of one product: (B KV, G S, D).
-        queries = self._empty((batch, heads, tokens, size))
-        scale = size**-0.5  # of the scores, put where it costs least
-        apply_rope(by_head(query, heads), cos * scale, sin * scale, queries)
-        keys = apply_rope(
-            by_head(key, kv_heads), cos, sin, self._empty((batch, kv_heads, tokens, size))
-        )
-        values = self._empty((batch, kv_heads, tokens, size)).copy_(by_head(value, kv_heads))
-        (scores,) = self._rpc.call(
-            Call("matmul", layer, transpose_b=True),
-            queries.view(matrices, group * tokens, size),
-            keys.view(matrices, tokens, size),
-        )
-        del queries, keys
-        weights = self._empty(scores.shape)
-        by_row = (batch * heads, tokens, tokens)
-        causal_softmax(scores.view(by_row), weights.view(by_row))
-        del scores
-        (attended,) = self._rpc.call(
-            Call("matmul", layer), weights, values.view(matrices, tokens, size)
-        )
-        del weights
-        joined = self._empty((batch, tokens, heads * size))
-        by_head(joined, heads).copy_(attended.view(batch, heads, tokens, size))
-        return joined
-
-    def _linear(self, layer: int, x: torch.Tensor, *modules: str) -> Sequence[torch.Tensor]:
-        return self._rpc.call(Call("batch_linear", layer, modules), x)
-
-    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, weight, self.config.rms_norm_eps, self._empty(x.shape))
-
-    def _empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return memory for a tensor that will cross."""
-        return self._channel.empty(TensorSpec(dtype or self.stage.torch_dtype, tuple(shape)))
-
     def close(self) -> None:
         """End the worker that this object started, and release everything. Closing twice is allowed.
 
@@ -337,12 +217,6 @@ class SplitLlama:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-_LAYERS: Mapping[str, Callable[[SplitLlama, int, torch.Tensor], torch.Tensor]] = MappingProxyType(
-    {"operation": SplitLlama._layer_by_operations, "layer": SplitLlama._layer_at_once}
-)
-"""How a decoder layer is run, by a stage's granularity."""
 
 
 def _check_number(name: str, given: Any, wanted: str, most: int, kinds: tuple[type, ...]) -> None:

@@ -17,6 +17,7 @@ from perfsuite.errors import UsageError
 _TIMEOUT_S = 600.0  # a checkout of a large repository takes its time
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _MERGE_BASE = "..."
+_SUBMODULE = "160000"  # the mode of a tree's entry
 # Set while a hook of git's runs: they would name another work tree than the one that is asked about.
 _OF_HOOKS = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"})
 
@@ -148,7 +149,7 @@ def describe(root: Path, commit: str) -> Commit:
 def worktree(root: Path, revision: Revision) -> Iterator[Path]:
     """Check ``revision`` out into a temporary folder while the block runs; a linked git work tree.
 
-    Submodules stay empty, and no hook runs.
+    Submodules are filled as far as the work tree has them and their commits; no hook runs.
 
     Raises:
         UsageError: if git cannot check it out.
@@ -157,7 +158,7 @@ def worktree(root: Path, revision: Revision) -> Iterator[Path]:
     with _signals_held():
         folder = Path(tempfile.mkdtemp(prefix="perfsuite-compare-")).resolve()
         try:
-            _git(root, "worktree", "add", "--detach", "--quiet", str(folder), revision.commit)
+            repositories = _check_out(root, revision.commit, folder)
         except subprocess.CalledProcessError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise UsageError(f"{revision}: cannot be checked out: {_words(error)}") from error
@@ -166,7 +167,40 @@ def worktree(root: Path, revision: Revision) -> Iterator[Path]:
     finally:
         with _signals_held():
             shutil.rmtree(folder, ignore_errors=True)
-            _git(root, "worktree", "prune")
+            for repository in repositories:
+                _git(repository, "worktree", "prune")
+
+
+def _check_out(root: Path, commit: str, folder: Path) -> list[Path]:
+    """Check ``commit`` out into ``folder``; return the repositories, submodules included, that know of it."""
+    _git(root, "worktree", "add", "--detach", "--quiet", str(folder), commit)
+    repositories = [root]
+    for name, inner in _submodules(root, commit).items():
+        own = root / name
+        if (own / ".git").exists() and _has(own, inner):
+            repositories += _check_out(own, inner, folder / name)
+    return repositories
+
+
+def _submodules(root: Path, commit: str) -> dict[str, str]:
+    """Return the commits of a commit's submodules by their paths."""
+    if not _has(root, f"{commit}:.gitmodules"):
+        return {}
+    found = {}
+    for entry in _names(_git(root, "ls-tree", "-r", "-z", commit)):
+        about, _, name = entry.partition("\t")
+        mode, _, inner = about.split()
+        if mode == _SUBMODULE:
+            found[name] = inner
+    return found
+
+
+def _has(root: Path, name: str) -> bool:
+    try:
+        _git(root, "cat-file", "-e", name)
+    except subprocess.CalledProcessError:
+        return False
+    return True
 
 
 @contextmanager
@@ -177,10 +211,19 @@ def snapshot(root: Path) -> Iterator[Path]:
         UsageError: if git cannot check HEAD out.
     """
     with worktree(root, resolve(root, "HEAD")) as folder:
-        changed = _git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD")
-        for name in [*_names(changed), *untracked(root)]:
-            copy_or_remove(root / name, folder / name)
+        _copy_changes(root, folder)
         yield folder
+
+
+def _copy_changes(root: Path, folder: Path) -> None:
+    changed = _git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD")
+    for name in [*_names(changed), *untracked(root)]:
+        copy_or_remove(root / name, folder / name)
+    for name in _submodules(root, "HEAD"):
+        own, copied = root / name, folder / name
+        if (copied / ".git").exists():
+            _git(copied, "checkout", "--detach", "--quiet", _git(own, "rev-parse", "HEAD"))
+            _copy_changes(own, copied)
 
 
 def copy_or_remove(source: Path, target: Path) -> None:

@@ -45,6 +45,9 @@ class Rules:
     looks: int = sequential.LOOKS
     time_limit_s: float = 60.0
     subjects: int = 1  # benchmarks of the run, for its rate of false alarms
+    in_turn: bool = (
+        False  # what recordings cannot support is then measured in turn with their commit
+    )
     seed: int = 0
     clock: Callable[[], float] = time.monotonic
     watch: Callable[[], Watch] = Watch
@@ -401,6 +404,7 @@ class Sampler:
             out_of_time=self.out_of_time,
             renew=renew,
             confirm=lambda: self.confirm(rules.processes),
+            extend_ends=rules.in_turn,
         )
         judgement = decision.judgement
         outcome = self._outcome(

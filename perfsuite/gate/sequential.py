@@ -39,6 +39,7 @@ def decide(
     out_of_time: Callable[[], bool] = lambda: False,
     renew: Callable[[], None] = lambda: None,
     confirm: Callable[[], Sequence[_Process]] | None = None,
+    extend_ends: bool = False,
 ) -> Decision[_Process]:
     """Judge what ``measure`` returns, and more of it while the verdict is open, ``looks`` times at most.
 
@@ -49,12 +50,14 @@ def decide(
         out_of_time: Whether no further look may begin; a verdict is confirmed all the same.
         renew: Called before a confirmation: replaces the servers.
         confirm: Measures the confirmation's processes; None: ``measure`` does.
+        extend_ends: Whether EXTEND ends the looking: something else than more processes will decide.
     """
+    undecided = {Verdict.INCONCLUSIVE} if extend_ends else {Verdict.INCONCLUSIVE, Verdict.EXTEND}
     processes = list(measure())
     looked = 1
     judgement = judge(processes, looked)
     while (
-        judgement.verdict in (Verdict.INCONCLUSIVE, Verdict.EXTEND)
+        judgement.verdict in undecided
         and looked < looks
         and not out_of_time()
         and (more := measure())

@@ -54,6 +54,10 @@ _MAX_REASON = 300
 
 _REMEMBERED_PLACES = 1024
 
+_WATCHED = 16  # forward passes after which an arena that none of them needed is given back
+_SPARE = 4.0  # times the most that one of them needed, and more, is too large
+_KEPT_BYTES = 64 << 20  # no arena of so few bytes is worth replacing
+
 _UNIX = "unix"
 _CONNECT_S = 5.0
 
@@ -125,6 +129,7 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
         self._slots: Slots | None = None
+        self._needed: list[int] = []  # bytes, of the last forward passes
 
     def set_timeout(self, timeout_s: float) -> None:
         self._timeout_ms = timeout_s * 1000
@@ -132,7 +137,14 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
 
     def prepare(self, payload_bytes: int) -> None:
-        if self._slots is not None and self._slots.arena.size >= payload_bytes:
+        self._needed.append(payload_bytes)
+        size = 0 if self._slots is None else self._slots.arena.size
+        if len(self._needed) == _WATCHED:
+            most = max(self._needed)
+            self._needed.clear()
+            if size > max(_KEPT_BYTES, _SPARE * most):
+                payload_bytes, size = most, 0  # one long prompt's memory is not kept for ever
+        if size >= payload_bytes:
             return
         # Tensors that still look into the old arena keep its memory, and nobody else does.
         self._slots = None

@@ -43,7 +43,9 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     pytester.makeini(
         "[pytest]\npythonpath = .\nperf_processes = 4\nperf_looks = 2\nperf_servers = 2\n"
     )
-    (pytester.path / ".gitignore").write_text("__pycache__/\n.pytest_cache/\nreport.json\n")
+    (pytester.path / ".gitignore").write_text(
+        "__pycache__/\n.pytest_cache/\nreport.json\nrunpytest-*\nstd*\n"
+    )
     git(pytester, "init", "--quiet", "--initial-branch=main")
     commit(pytester)
     return pytester
@@ -163,7 +165,11 @@ def test_a_recording_says_whether_files_differed_from_its_commit(project: pytest
     def recorded() -> dict[str, str]:
         project.runpytest_subprocess("--update-baselines").assert_outcomes(passed=1)
         text = Path(project.path / "baselines.json").read_text()
-        (entry,) = [one for one in json.loads(text)["entries"] if isinstance(one, dict) and "recorded" in one]
+        (entry,) = [
+            one
+            for one in json.loads(text)["entries"]
+            if isinstance(one, dict) and "recorded" in one
+        ]
         found: dict[str, str] = entry["recorded"]
         return found
 

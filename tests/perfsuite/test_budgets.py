@@ -39,7 +39,7 @@ def test_a_runtime_that_sends_the_keys_twice_is_caught(tmp_path: Path) -> None:
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     assert budgets_of(tmp_path).returncode == 0
-    changed = tmp_path / "runtime/split_llama.py"
+    changed = tmp_path / "runtime/forward.py"
     source = changed.read_text()
     assert source.count(CALL) == 1
     changed.write_text(source.replace(CALL, TWICE + CALL))

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from perfsuite.gate.baselines import Baselines
 from perfsuite.session import EXIT_UNJUDGED
-from tests.perfsuite.clocked import CLOCK, here, store
+from tests.perfsuite.clocked import CLOCK, store
 
 PROJECT = """
 from clock import taking
@@ -118,7 +119,7 @@ def test_a_partial_run_never_fails_for_a_baseline_that_it_does_not_use(
 ) -> None:
     project.makepyfile(test_other="def test_nothing(): pass")
     store(project, 2.0)
-    store(project, 2.0, "gone")
+    store(project, 2.0, name="gone")
     assert run(project, *part, "-o", "perf_strict=true").ret == 0
 
 
@@ -136,7 +137,7 @@ def test_gone(latency_gate):
 """
     )
     store(project, 2.0)
-    store(project, 2.0, "gone")
+    store(project, 2.0, name="gone")
     assert run(project).ret == 0
     result = run(project, "-o", "perf_strict=true", "--perf-report=report.json")
     assert result.ret == EXIT_UNJUDGED
@@ -146,7 +147,7 @@ def test_gone(latency_gate):
 
 def test_a_whole_strict_run_names_unused_baselines(project: pytest.Pytester) -> None:
     store(project, 2.0)
-    store(project, 2.0, "gone")
+    store(project, 2.0, name="gone")
     assert run(project).ret == 0
     result = run(project, "--perf-strict")
     assert result.ret == EXIT_UNJUDGED
@@ -337,8 +338,8 @@ def test_several_gates_of_one_test(project: pytest.Pytester) -> None:
                 latency_gate(taking(4e-3), taking(2e-3), name=name, margin=40)
         """
     )
-    store(project, 2.0, "a")
-    store(project, 1.0, "b|c")
+    store(project, 2.0, name="a")
+    store(project, 1.0, name="b|c")
     result = run(project, "--perf-report=report.json")
     result.assert_outcomes(failed=1)
     assert {name: one["verdict"] for name, one in report(project).items()} == {

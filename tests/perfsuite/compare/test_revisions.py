@@ -192,3 +192,54 @@ def test_a_hook_of_git_changes_nothing(
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     assert find_root(repository) == repository.resolve()
+
+
+@pytest.fixture
+def nested(tmp_path: Path, git: Git) -> Path:
+    """A repository whose `inner` is a submodule, "old" in its first commit and "new" in its second."""
+    inner, root = tmp_path / "source", tmp_path / "nested"
+    for folder in (inner, root):
+        folder.mkdir()
+        git(folder, "init", "--quiet", "--initial-branch=main")
+    for text in ("old", "new"):
+        (inner / "file").write_text(text)
+        git(inner, "add", "file")
+        git(inner, "commit", "--quiet", "-m", text)
+        if text == "old":
+            git(
+                root,
+                "-c",
+                "protocol.file.allow=always",
+                "submodule",
+                "--quiet",
+                "add",
+                str(inner),
+                "inner",
+            )
+        else:
+            git(root / "inner", "pull", "--quiet")
+        git(root, "add", ".")
+        git(root, "commit", "--quiet", "-m", text)
+    return root
+
+
+def test_submodules_are_those_of_the_revision(nested: Path, git: Git) -> None:
+    with worktree(nested, resolve(nested, "HEAD~1")) as folder:
+        assert (folder / "inner" / "file").read_text() == "old"
+    for repository in (nested, nested / "inner"):
+        assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+def test_a_submodule_that_is_not_checked_out_stays_empty(nested: Path, git: Git) -> None:
+    git(nested, "submodule", "--quiet", "deinit", "inner")
+    with worktree(nested, resolve(nested, "HEAD~1")) as folder:
+        assert not list((folder / "inner").iterdir())
+
+
+def test_a_snapshot_has_what_is_changed_in_a_submodule(nested: Path, git: Git) -> None:
+    inner = nested / "inner"
+    git(inner, "checkout", "--quiet", "HEAD~1")
+    (inner / "untracked").write_text("mine")
+    with snapshot(nested) as folder:
+        assert (folder / "inner" / "file").read_text() == "old"
+        assert (folder / "inner" / "untracked").read_text() == "mine"

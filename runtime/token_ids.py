@@ -1,0 +1,45 @@
+"""The tokens that a caller gives, checked before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from runtime.checkpoints import ModelConfig
+from runtime.errors import InputError
+from runtime.rope import max_length
+
+TokenIds = torch.Tensor | Sequence[int] | Sequence[Sequence[int]]
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def checked_token_ids(input_ids: TokenIds, config: ModelConfig) -> torch.Tensor:
+    """Return ``input_ids``, (tokens,) or (batch, tokens), as (batch, tokens) of a model's own vocabulary and length.
+
+    Raises:
+        InputError: for an empty prompt, an id out of the vocabulary, or too many tokens.
+    """
+    try:
+        ids = torch.as_tensor(input_ids)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("input_ids: must be token ids, of equal length for each prompt") from error
+    if ids.dim() == 1:
+        ids = ids.unsqueeze(0)
+    if ids.numel() and (ids.dim() != 2 or ids.dtype not in _INTEGERS):
+        raise InputError(
+            f"input_ids: must be integers (tokens,) or (batch, tokens), got {ids.dtype} {tuple(ids.shape)}"
+        )
+    if ids.numel() == 0:
+        raise InputError("input_ids: the prompt is empty; give at least one token")
+    if ids.shape[1] > max_length(config):
+        raise InputError(
+            f"input_ids: {ids.shape[1]} tokens exceed the model's {max_length(config)} positions"
+        )
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= config.vocab_size:
+        raise InputError(
+            f"input_ids: token id {low if low < 0 else high} is not in 0..{config.vocab_size - 1}"
+        )
+    return ids
