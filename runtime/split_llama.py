@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -87,6 +88,7 @@ class SplitLlama:
         device: str = "cpu",
         *,
         endpoint: str | None = None,
+        keys: str | Path | None = None,
         threads: int | None = None,
         start_timeout_s: float = 300.0,
         timeout_s: float = 60.0,
@@ -94,14 +96,15 @@ class SplitLlama:
     ) -> Self:
         """Start a worker, or use the one that runs at ``endpoint``, and agree with it on the model.
 
-        ``threads`` is the number of compute threads of a worker that is started here (default: as many as
+        ``keys`` is the folder of a tcp endpoint's keys (``python -m runtime.worker --generate-keys``), which
+        endpoints beyond this host need. ``threads`` is the number of compute threads of a worker that is started here (default: as many as
         torch uses in this process). ``start_timeout_s`` bounds the worker's start, ``timeout_s`` each call.
         ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see
         ``runtime.delay_injection``.
 
         Raises:
             InputError: for an unknown stage or device, or a number that is not positive.
-            EndpointError: if nobody can be reached at ``endpoint``.
+            EndpointError: if nobody can be reached at ``endpoint``, or not with these keys.
             HandshakeError: if the worker has another protocol, model, dtype or device.
             WorkerError: if it ends or does not answer.
         """
@@ -116,6 +119,8 @@ class SplitLlama:
         _check_number("threads", threads, "a whole number", _MOST_THREADS, (int, type(None)))
         for name, value in (("start_timeout_s", start_timeout_s), ("timeout_s", timeout_s)):
             _check_number(name, value, "seconds", _LONGEST_S, (int, float))
+        if keys is not None and endpoint is None:
+            raise InputError("keys: only for the endpoint of a worker that runs already")
         delays = Delays(slowdown) if slowdown else None
         with ExitStack() as cleanup:
             cleanup.enter_context(IdleTeams())
@@ -130,7 +135,7 @@ class SplitLlama:
                 cleanup.callback(process.close)
                 channel = process.channel
             else:
-                channel = connect(endpoint, row.transport)
+                channel = connect(endpoint, row.transport, keys)
                 cleanup.callback(channel.close)
             channel.set_timeout(start_timeout_s)
             owned = ExitStack()

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -22,16 +23,16 @@ from runtime.errors import InputError, SplitError
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.stages import STAGES, find_stage
+from runtime.transports.curve import generate
 from runtime.transports.registry import serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until the client or the parent process ends; return the exit status."""
-    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="worker: %(message)s")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _run(arguments)
+        _run(_parser().parse_args(argv))
     except SplitError as error:
         print(f"worker: {error}", file=sys.stderr)
         return 2
@@ -56,8 +57,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default="cpu", help=f"one of {', '.join(DEVICES)} (default: %(default)s)"
     )
+    parser.add_argument(
+        "--keys", metavar="FOLDER", help="keys of a tcp endpoint; needed beyond this host"
+    )
+    parser.add_argument(
+        "--generate-keys",
+        metavar="FOLDER",
+        action=_GenerateKeys,
+        help="make keys for both ends in a new folder, and do nothing else",
+    )
     parser.add_argument("--threads", type=int, help="compute threads (default: one per core)")
     return parser
+
+
+class _GenerateKeys(argparse.Action):
+    """Makes the keys as soon as the option is read: nothing else is needed then."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        folder = generate(values)
+        print(
+            f"{folder}: keep worker.secret and client.public for the worker, "
+            "client.secret and worker.public for its client"
+        )
+        parser.exit()
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -73,7 +101,7 @@ def _run(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     # First of all: an address in use is found out before the weights are loaded.
-    channels = serve(arguments.endpoint, stage.transport)
+    channels = serve(arguments.endpoint, stage.transport, arguments.keys)
     checkpoint = load_checkpoint(arguments.model)
     device = open_device(arguments.device, checkpoint, stage.torch_dtype, stage.granularity)
     hello = Hello(

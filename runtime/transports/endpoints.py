@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import os
 import socket
 import stat
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import EndpointError
+from runtime.transports.curve import Keys
 
 TCP = "tcp"
 INHERITED = "fd"
@@ -26,6 +28,8 @@ class Endpoint:
 
     scheme: str
     address: str
+    keys: Keys | None = None
+    """Of a tcp address: without them nothing is encrypted, and anybody may connect."""
 
     @property
     def host_and_port(self) -> tuple[str, int]:
@@ -37,11 +41,13 @@ class Endpoint:
         return f"{self.scheme}://{self.address}"
 
 
-def parse(text: str, transport: str, schemes: Sequence[str]) -> Endpoint:
+def parse(
+    text: str, transport: str, schemes: Sequence[str], keys: Keys | None = None
+) -> Endpoint:
     """Check that ``text`` is an address of one of ``schemes``, over which ``transport`` can speak.
 
     Raises:
-        EndpointError: saying which addresses it can use.
+        EndpointError: saying which addresses it can use; for a tcp address beyond this host without ``keys``.
     """
     scheme, separator, address = text.partition("://")
     if not separator or scheme not in schemes:
@@ -59,6 +65,14 @@ def parse(text: str, transport: str, schemes: Sequence[str]) -> Endpoint:
             raise EndpointError(
                 f"endpoint: {text!r} must be tcp://host:port with a port in 1..65535"
             )
+        if keys is None and not _is_loopback(host.strip("[]")):
+            raise EndpointError(
+                f"endpoint: {text!r} can be reached from other hosts and needs keys: "
+                "python -m runtime.worker --generate-keys FOLDER, then --keys FOLDER for the worker and keys= "
+                "of launch; or use 127.0.0.1"
+            )
+    elif keys is not None:
+        raise EndpointError(f"keys: {text!r} needs none, it is this host's; they are for tcp")
     elif not address:
         raise EndpointError(f"endpoint: {text!r} names no path")
     elif "\0" in address:
@@ -67,7 +81,14 @@ def parse(text: str, transport: str, schemes: Sequence[str]) -> Endpoint:
         raise EndpointError(
             f"endpoint: {text!r} is longer than the {_LONGEST_SOCKET_PATH} bytes of a socket's path"
         )
-    return Endpoint(scheme, address)
+    return Endpoint(scheme, address, keys)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def inherited(text: str) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hmac
 import shutil
 import socket
 import tempfile
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
 
 from runtime.errors import EndpointError, InputError, ProtocolError
 from runtime.tensors import Payload, TensorSpec
@@ -37,6 +40,12 @@ _MAX_MESSAGE_BYTES = 2**33
 
 _IPC = "ipc"
 _PROBE_S = 5.0
+_HANDSHAKE = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 
 # Received bytes are read only. No operation writes into its input, so a tensor may look at them;
 # torch warns of it once in a process, and this was that once.
@@ -48,12 +57,16 @@ with warnings.catch_warnings():
 class _ZmqChannel:
     """What both ends share: bytes in messages, ordinary memory for tensors."""
 
-    def __init__(self, kind: int) -> None:
+    def __init__(self, kind: int, endpoint: Endpoint) -> None:
         self.payload_copies = 0
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(kind)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.IPV6, endpoint.scheme == TCP and "[" in endpoint.address)
+        if endpoint.keys is not None:
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, endpoint.keys.secret)
+            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, endpoint.keys.public)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._timeout_ms: int | None = None
@@ -96,6 +109,8 @@ class _ZmqChannel:
                 raise ProtocolError("message", "must have one part")
             return message
         if ready:
+            # ZeroMQ would connect anew and send what is unsent to whoever listens there then.
+            self.close()
             raise PeerGone
         raise ReceiveTimeout
 
@@ -106,17 +121,50 @@ class _ZmqChannel:
 class ZmqClient(_ZmqChannel, ClientChannel):
     """The trusted side's end."""
 
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(zmq.REQ)
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(zmq.REQ, endpoint)
         # ZeroMQ would wait for the peer to come back; a worker that went is gone.
-        self._poller.register(self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED), zmq.POLLIN)
+        events = zmq.EVENT_DISCONNECTED
+        if endpoint.keys is not None:
+            self._socket.setsockopt(zmq.CURVE_SERVERKEY, endpoint.keys.peer)
+            events |= _HANDSHAKE
+        self._disconnected = self._socket.get_monitor_socket(events)
+        self._poller.register(self._disconnected, zmq.POLLIN)
         try:
-            self._socket.connect(endpoint)
+            self._socket.connect(str(endpoint))
+            if endpoint.keys is not None:
+                self._prove(endpoint)
         except zmq.ZMQError as error:
             self.close()
             raise EndpointError(
                 f"endpoint: cannot connect to {endpoint} ({error.strerror})"
             ) from error
+
+    def _prove(self, endpoint: Endpoint) -> None:
+        """Wait until both ends have shown that they own their keys.
+
+        Raises:
+            EndpointError: if they have not, within some seconds.
+        """
+        if self._disconnected.poll(_PROBE_S * 1000):
+            event = recv_monitor_message(self._disconnected)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                return
+        self.close()
+        raise EndpointError(
+            f"endpoint: the keys of the worker at {endpoint} are not those that were given, or it has none"
+        )
+
+    def send(self, message: Data) -> None:
+        # Its session ended with the connection: who listens there now gets none of it.
+        try:
+            gone = self._disconnected.poll(0)
+        except zmq.ZMQError as error:
+            raise PeerGone from error
+        if gone:
+            self.close()
+            raise PeerGone
+        super().send(message)
 
     def watch(self, process: int) -> None:
         """Also notice the end of a process by its pidfd, even before it was ever connected."""
@@ -135,18 +183,22 @@ class ZmqClient(_ZmqChannel, ClientChannel):
 class ZmqServer(_ZmqChannel, ServerChannel):
     """The worker's end."""
 
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(zmq.REP)
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(zmq.REP, endpoint)
         self._timeout_ms = int(LISTEN_S * 1000)
-        scheme, _, path = endpoint.partition("://")
+        self._authenticator: ThreadAuthenticator | None = None
+        if endpoint.keys is not None:
+            self._socket.setsockopt(zmq.CURVE_SERVER, 1)
+            self._authenticator = ThreadAuthenticator(self._context)
+            self._authenticator.start()
+            self._authenticator.configure_curve_callback(
+                credentials_provider=_Known(endpoint.keys.peer)
+            )
         try:
             # ZeroMQ would remove whatever lies at a path.
-            with (
-                claimed(Endpoint(scheme, path), socket.SOCK_STREAM)
-                if scheme == _IPC
-                else nullcontext()
-            ):
-                self._socket.bind(endpoint)
+            is_path = endpoint.scheme == _IPC
+            with claimed(endpoint, socket.SOCK_STREAM) if is_path else nullcontext():
+                self._socket.bind(str(endpoint))
         except (zmq.ZMQError, OSError) as error:
             self.close()
             raise EndpointError(
@@ -159,10 +211,25 @@ class ZmqServer(_ZmqChannel, ServerChannel):
     def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:
         return self.empty(spec)
 
+    def close(self) -> None:
+        if self._authenticator is not None and self._authenticator.is_alive():
+            self._authenticator.stop()
+        super().close()
+
+
+class _Known:
+    """Admits the one client whose key is known."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return hmac.compare_digest(key, self._key)
+
 
 def _connect(endpoint: Endpoint) -> ZmqClient:
     _probe(endpoint)
-    return ZmqClient(str(endpoint))
+    return ZmqClient(endpoint)
 
 
 def _probe(endpoint: Endpoint) -> None:
@@ -180,7 +247,7 @@ def _probe(endpoint: Endpoint) -> None:
 
 
 def _serve(endpoint: Endpoint) -> Iterator[ServerChannel]:
-    server = ZmqServer(str(endpoint))
+    server = ZmqServer(endpoint)
     if endpoint.scheme == _IPC:
         atexit.register(Path(endpoint.address).unlink, missing_ok=True)
     atexit.register(server.close)
@@ -192,14 +259,14 @@ def _meet(scheme: str) -> Iterator[Meeting]:
     if scheme == TCP:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = int(free.getsockname()[1])
-        endpoint = f"{TCP}://127.0.0.1:{port}"
-        yield Meeting(endpoint, lambda: ZmqClient(endpoint))
+        endpoint = Endpoint(TCP, f"127.0.0.1:{port}")
+        yield Meeting(str(endpoint), lambda: ZmqClient(endpoint))
         return
     # A folder that only this user can enter.
     folder = tempfile.mkdtemp(prefix="split-llama-")
     try:
-        endpoint = f"{_IPC}://{folder}/worker"
-        yield Meeting(endpoint, lambda: ZmqClient(endpoint), folder=folder)
+        endpoint = Endpoint(_IPC, f"{folder}/worker")
+        yield Meeting(str(endpoint), lambda: ZmqClient(endpoint), folder=folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

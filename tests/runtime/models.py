@@ -27,6 +27,7 @@ from runtime.devices import open_device
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.stages import Stage, find_stage
+from runtime.transports.endpoints import Endpoint
 from runtime.transports.base import ClientChannel, PeerGone, ServerChannel
 from runtime.transports.shared_memory import SharedMemoryClient, SharedMemoryServer
 from runtime.transports.zmq_msgpack import ZmqClient, ZmqServer
@@ -228,7 +229,7 @@ def _shared_memory_road(service: Service) -> Iterator[ClientChannel]:
 @contextmanager
 def _zmq_road(service: Service) -> Iterator[ClientChannel]:
     with tempfile.TemporaryDirectory() as folder:
-        endpoint = f"ipc://{folder}/worker"
+        endpoint = Endpoint("ipc", f"{folder}/worker")
         thread = _start(service, _EndingZmqServer(endpoint))
         client = ZmqClient(endpoint)
         try:
@@ -236,7 +237,7 @@ def _zmq_road(service: Service) -> Iterator[ClientChannel]:
         finally:
             client.close()
             if thread.is_alive():
-                _say_goodbye(endpoint)
+                _say_goodbye(str(endpoint))
             _join(thread)
 
 

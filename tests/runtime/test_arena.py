@@ -26,6 +26,7 @@ from torch.utils.dlpack import from_dlpack
 
 from runtime.errors import ArenaError, InputError, ProtocolError
 from runtime.tensors import TensorSpec
+from runtime.transports import shared_memory
 from runtime.transports.arena import ALIGNMENT, Arena, Slots, aligned
 from tests.runtime.peers import (
     FakeSeqpacketWorker,
@@ -438,6 +439,26 @@ def test_a_longer_prompt_gets_a_new_arena_and_old_tensors_keep_theirs(tmp_path: 
 
         del old
         gc.collect()
+        assert arena_mappings() == before + 1
+    finally:
+        llama.close()
+
+
+@pytest.mark.parametrize(("needed", "kept"), [(PAGE, 1), (4 * PAGE, 4), (16 * PAGE, 64)])
+def test_what_one_long_prompt_needed_is_given_back_when_none_needs_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: int, kept: int
+) -> None:
+    monkeypatch.setattr(shared_memory, "_KEPT_BYTES", PAGE)
+    fake = FakeSeqpacketWorker(small_checkpoint(tmp_path), "fused")
+    llama = fake.open()
+    channel = llama._channel
+    try:
+        gc.collect()
+        before = arena_mappings()
+        channel.prepare(64 * PAGE)
+        for _ in range(2 * shared_memory._WATCHED):
+            channel.prepare(needed)
+        assert channel._slots.arena.size == kept * PAGE
         assert arena_mappings() == before + 1
     finally:
         llama.close()

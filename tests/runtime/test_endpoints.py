@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import zmq
 
 from runtime import SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint
 from runtime.checkpoints.random_weights import write_random_checkpoint
-from runtime.errors import EndpointError, HandshakeError, InputError, WorkerDied, WorkerTimeout
+from runtime.errors import EndpointError, HandshakeError, InputError, WorkerDied, WorkerError, WorkerTimeout
 from runtime.transports import shared_memory
 from runtime.transports.base import ReceiveTimeout
-from runtime.transports.endpoints import listen
+from runtime.transports.endpoints import Endpoint, listen
 from runtime.transports.registry import connect, parse_endpoint, serve
 from runtime.transports.shared_memory import SharedMemoryServer
 from runtime.transports.zmq_msgpack import ZmqServer
@@ -188,7 +189,7 @@ def test_a_file_is_never_taken_for_a_socket_that_was_left_behind(
 
 LISTEN: dict[str, Callable[[Path], object]] = {
     "unix": lambda path: listen(str(path)),
-    "ipc": lambda path: ZmqServer(f"ipc://{path}"),
+    "ipc": lambda path: ZmqServer(Endpoint("ipc", str(path))),
 }
 
 
@@ -527,7 +528,7 @@ def test_a_worker_that_was_ended_leaves_its_address_to_the_next(
 
 def test_a_worker_never_waits_for_long_without_a_look_at_signals(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    servers = [ZmqServer(f"ipc://{tmp_path}/idle"), SharedMemoryServer(theirs)]
+    servers = [ZmqServer(Endpoint("ipc", f"{tmp_path}/idle")), SharedMemoryServer(theirs)]
     started = time.monotonic()
     for server in servers:
         with pytest.raises(ReceiveTimeout):
@@ -562,3 +563,25 @@ def test_a_port_held_by_something_else_is_said_in_one_line() -> None:
         endpoint = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         status, errors = run_worker("--model", MODEL, "--endpoint", endpoint)
     assert_one_line(status, errors, endpoint, "in use")
+
+
+@pytest.mark.parametrize("waited_s", [0.0, 0.5])
+def test_whoever_takes_the_port_of_a_worker_that_died_receives_nothing(waited_s: float) -> None:
+    """Token ids cross in clear, and ZeroMQ connects again by itself."""
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with (
+        RealWorker("baseline", endpoint) as worker,
+        worker.launch() as llama,
+        zmq.Context() as context,
+        context.socket(zmq.REP) as newcomer,
+    ):
+        llama.forward([1, 2, 3])
+        worker.close()
+        newcomer.setsockopt(zmq.LINGER, 0)
+        newcomer.bind(endpoint)
+        time.sleep(waited_s)
+        with pytest.raises(WorkerDied):
+            llama.forward([1, 2, 3])
+        with pytest.raises(WorkerError):
+            llama.forward([1, 2, 3])
+        assert not newcomer.poll(500)
