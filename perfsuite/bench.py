@@ -204,8 +204,13 @@ class Bench:
                 wanted = [targets.target(self._config, file, self._settings, fork=fork)]
             else:
                 wanted = self._sides(file, fork, base)
-            # Whose tests are done: their servers' memory is given back.
-            for other in [other for other in self._pools if other[0] != file]:
+            # The memory of servers whose tests are done, or of another revision, is given back.
+            done = [
+                other
+                for other in self._pools
+                if other[0] != file or (base is not None and other[2] not in (None, base))
+            ]
+            for other in done:
                 for pool in self._pools.pop(other):
                     pool.close()
             self._pools[key] = tuple(

@@ -11,10 +11,16 @@ from runtime.errors import InputError
 
 
 def max_length(config: ModelConfig) -> int:
-    """The longest prompt, in tokens, that the model's positions allow."""
-    if config.rope["rope_type"] == "dynamic":
-        return int(config.max_positions * config.rope["factor"])
-    return config.max_positions
+    """The longest prompt, in tokens, that the model's positions allow.
+
+    A scaling stretches the positions that the model was trained on: those of the configuration, or, where it
+    says so (yarn), the original ones, of which the configuration's may be the stretched number already.
+    """
+    rope = config.rope
+    if rope["rope_type"] not in ("dynamic", "linear", "yarn"):
+        return config.max_positions
+    trained = rope.get("original_max_position_embeddings", config.max_positions)
+    return max(config.max_positions, int(trained * rope["factor"]))
 
 
 class RotaryEmbedding:

@@ -13,13 +13,13 @@ from runtime.checkpoints.rope_parameters import parse_rope
 from runtime.errors import CheckpointError
 
 ARCHITECTURE = "LlamaForCausalLM"
+_FIRST_ARCHITECTURE = "LLaMAForCausalLM"  # as the first published conversions spell it
 MOST_LAYERS = 4096
 
 # Fields with which ``transformers`` or a model's own code would compute something else than a plain
 # LLaMA, and the only values that change nothing. Any other field is left unread, as there.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
-    "pretraining_tp": (1,),
+    "hidden_act": ("silu", "swish"),  # two names of one function
     "is_causal": (True,),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
@@ -148,7 +148,7 @@ def _refuse_other_models(fields: Mapping[str, Any]) -> None:
     if fields.get("model_type") != "llama":
         raise refuse("model_type", fields.get("model_type"), "'llama'; no other kind is supported")
     architectures = fields.get("architectures")
-    if architectures is not None and architectures != [ARCHITECTURE]:
+    if architectures is not None and architectures not in ([ARCHITECTURE], [_FIRST_ARCHITECTURE]):
         raise refuse("architectures", architectures, f"[{ARCHITECTURE!r}]")
     layer_types = fields.get("layer_types")
     if layer_types is not None and (

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from runtime.checkpoints.cache import require_space
 from runtime.checkpoints.config import ModelConfig
 from runtime.checkpoints.layout import tensor_shapes
+from runtime.checkpoints.tokenizer import NO_TOKENIZER_FILE
 from runtime.checkpoints.weights import write_weights
 from runtime.errors import CheckpointError
 
@@ -77,8 +78,12 @@ def convert_gguf(file: Path, directory: Path) -> None:
         model, report = LlamaForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
-        if header.has_tokenizer:
-            _save_tokenizer(header, directory)
+    if header.has_tokenizer:
+        try:
+            with _quietly():
+                _save_tokenizer(header, directory)
+        except Exception as error:  # noqa: BLE001 - the weights are fine, and token ids need no tokenizer
+            (directory / NO_TOKENIZER_FILE).write_text(f"{type(error).__name__}: {error}")
     if report["missing_keys"]:
         raise CheckpointError(f"{file} lacks the tensors of {sorted(report['missing_keys'])[:3]}")
 

@@ -62,7 +62,7 @@ _ORIGINAL: Mapping[str, Check] = {"original_max_position_embeddings": _positions
 
 ROPE_KINDS: Mapping[str, RopeKind] = {
     "default": RopeKind(),
-    "linear": RopeKind(_FACTOR),
+    "linear": RopeKind({"factor": _positive}),
     "dynamic": RopeKind(_FACTOR),
     "yarn": RopeKind(
         {**_FACTOR, **_ORIGINAL},

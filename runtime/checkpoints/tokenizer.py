@@ -9,8 +9,14 @@ from typing import Protocol
 import tokenizers
 
 from runtime.errors import CheckpointError
+from runtime.text import printable
 
 TOKENIZER_FILE = "tokenizer.json"
+NO_TOKENIZER_FILE = "no-tokenizer.txt"
+"""Says why the tokenizer of a converted file could not be rebuilt."""
+
+_LONGEST_REASON = 200  # characters
+_OTHER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 class Tokenizer(Protocol):
@@ -67,9 +73,16 @@ def open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     file = directory / TOKENIZER_FILE
     if file.exists():
         return FileTokenizer(file)
-    if (directory / "tokenizer.model").exists():
+    missing = directory / NO_TOKENIZER_FILE
+    if missing.exists():
+        reason = printable(missing.read_text(errors="replace"), _LONGEST_REASON)
         raise CheckpointError(
-            f"{directory} has a tokenizer.model but no {TOKENIZER_FILE}; make one with "
-            "transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            f"{directory}: the file's tokenizer could not be rebuilt ({reason}); give token ids"
         )
+    for other in _OTHER_FILES:
+        if (directory / other).exists():
+            raise CheckpointError(
+                f"{directory} has a {other} but no {TOKENIZER_FILE}; make one with "
+                "transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            )
     return ByteTokenizer(vocab_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -130,7 +131,6 @@ REFUSED: list[tuple[str, Any]] = [
     ("architectures", ["LlamaForSequenceClassification"]),
     ("architectures", []),
     ("hidden_act", "gelu"),
-    ("pretraining_tp", 2),
     ("quantization_config", {"quant_method": "gptq"}),
     ("compression_config", {}),
     ("partial_rotary_factor", 0.5),
@@ -170,6 +170,21 @@ REFUSED: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pretraining_tp", 2),
+        ("hidden_act", "swish"),
+        ("architectures", ["LLaMAForCausalLM"]),
+        ("rope_scaling", {"type": "linear", "factor": 0.5}),
+    ],
+    ids=str,
+)
+def test_what_transformers_loads_as_a_plain_llama_is_loaded(name: str, value: Any) -> None:
+    plain, other = ModelConfig.from_hf(PLAIN), ModelConfig.from_hf({**PLAIN, name: value})
+    assert dataclasses.replace(other, rope=plain.rope) == plain
+
+
 @pytest.mark.parametrize(("name", "value"), REFUSED, ids=str)
 def test_a_refusal_names_the_field(name: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=f"'{name}'"):
@@ -195,7 +210,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [
         ({"rope_theta": 0}, "rope_theta"),
         ({"rope_theta": 10**400}, "rope_theta"),
         ({"rope_type": "linear"}, "factor"),
-        ({"rope_type": "linear", "factor": 0.5}, "factor"),
+        ({"rope_type": "linear", "factor": 0.0}, "factor"),
         ({"rope_type": "linear", "factor": "2"}, "factor"),
         ({"rope_type": "linear", "factor": float("nan")}, "factor"),
         ({**LLAMA3, "low_freq_factor": None}, "low_freq_factor"),

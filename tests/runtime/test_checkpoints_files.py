@@ -317,7 +317,10 @@ def test_a_damaged_tokenizer_is_named(model_directory: Path) -> None:
         load_checkpoint(model_directory).tokenizer()
 
 
-def test_a_sentencepiece_tokenizer_is_refused(model_directory: Path) -> None:
-    (model_directory / "tokenizer.model").write_bytes(b"")
+@pytest.mark.parametrize(
+    "name", ["tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json"]
+)
+def test_a_tokenizer_of_another_form_is_refused(model_directory: Path, name: str) -> None:
+    (model_directory / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         load_checkpoint(model_directory).tokenizer()

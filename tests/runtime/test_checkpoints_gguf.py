@@ -83,7 +83,7 @@ def tensors_of(
 def write_gguf(
     file: Path,
     tensors: dict[str, Array],
-    metadata: Mapping[str, int | float | str | bool],
+    metadata: Mapping[str, int | float | str | bool | list[str]],
     architecture: str = "llama",
 ) -> None:
     writer = GGUFWriter(file, architecture)
@@ -93,6 +93,7 @@ def write_gguf(
             int: writer.add_uint32,
             float: writer.add_float32,
             str: writer.add_string,
+            list: writer.add_array,
         }
         add[type(value)](key, value)
     for name, array in tensors.items():
@@ -127,6 +128,17 @@ def test_a_small_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None
     # By content, not by name or place: the same file elsewhere is not converted again.
     moved = file.rename(tmp_path / "moved.GGUF")
     assert load_checkpoint(str(moved)).directory == checkpoint.directory
+
+
+def test_a_tokenizer_that_cannot_be_rebuilt_leaves_the_weights_usable(tmp_path: Path) -> None:
+    model, file = model_of(), tmp_path / "small.gguf"
+    words = {"tokenizer.ggml.model": "unheard-of", "tokenizer.ggml.tokens": ["a"] * VOCAB}
+    write_gguf(file, tensors_of(model), {**METADATA, **words})
+    checkpoint = load_checkpoint(file)
+    for name in checkpoint.expected_shapes():
+        assert torch.equal(checkpoint.tensor(name), model.state_dict()[name])
+    with pytest.raises(CheckpointError, match="tokenizer could not be rebuilt.*give token ids"):
+        checkpoint.tokenizer()
 
 
 def test_tied_embeddings_and_linear_scaling(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_dynamic_beyond_the_positions(length: int) -> None:
     torch.testing.assert_close(sin, expected_sin, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["default", "dynamic", "longrope"])
+@pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "longrope"])
 def test_one_object_serves_lengths_in_any_order(kind: str) -> None:
     config = config_of(KINDS[kind])
     rope = RotaryEmbedding(config)
@@ -109,8 +109,14 @@ def test_one_object_serves_lengths_in_any_order(kind: str) -> None:
 
 def test_longest_prompt() -> None:
     assert max_length(config_of(KINDS["default"])) == MAX_POSITIONS
-    assert max_length(config_of(KINDS["linear"])) == MAX_POSITIONS
+    # Scaled, a model was made for more than it was trained on first.
+    assert max_length(config_of(KINDS["linear"])) == 4 * MAX_POSITIONS
+    assert max_length(config_of({"rope_type": "linear", "factor": 0.5})) == MAX_POSITIONS
     assert max_length(config_of(KINDS["dynamic"])) == 4 * MAX_POSITIONS
+    # Yarn's configurations hold the stretched number, or the trained one.
+    assert max_length(config_of(KINDS["yarn"])) == MAX_POSITIONS
+    trained = {**KINDS["yarn"], "original_max_position_embeddings": MAX_POSITIONS}
+    assert max_length(config_of(trained)) == 4 * MAX_POSITIONS
 
 
 @pytest.mark.parametrize("length", [-1, 0, MAX_POSITIONS + 1])
