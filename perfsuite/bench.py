@@ -22,7 +22,7 @@ from perfsuite.errors import BenchmarkError, UsageError
 from perfsuite.files import check_writable
 from perfsuite.gate import gate
 from perfsuite.gate.baselines import Baselines
-from perfsuite.gate.gate import Case, Gate, Rules
+from perfsuite.gate.gate import DEFAULT_MARGIN, Case, Gate, Rules
 from perfsuite.gate.outcome import Outcome, Status
 from perfsuite.locating import baselines_file
 from perfsuite.machine import fingerprint
@@ -85,10 +85,11 @@ class Bench:
         against = self._settings.against
         rules = replace(self._rules, time_limit_s=self._limit_s(item))
 
-        def compare(base: str, case: Case = case) -> Outcome:
+        def compare(base: str, margin: float | None = case.margin) -> Outcome:
             pools = self._pools_of(file, fork, base)
             titles = [tree.title for tree in self._prepared(base)]
-            return self._compare(case, pools, titles, rules, cpu, delays, progress)
+            judged = replace(case, margin=margin)
+            return self._compare(judged, pools, titles, rules, cpu, delays, progress)
 
         if against is not None:
             return compare(against)
@@ -104,7 +105,7 @@ class Bench:
             outcome = subject_gate.check(case, opened, pool.renew, progress)
             if update != IMPROVED or outcome.status is not Status.IMPROVED:
                 if outcome.open and base is not None:
-                    settle(outcome, base, compare)
+                    settle(outcome, base, compare, case.margin)
                 return outcome
         return Gate(baselines, rules).record(
             case, opened, progress, extend=update not in (RECORD, IMPROVED)
@@ -304,16 +305,24 @@ class Bench:
 
 
 def settle(
-    outcome: Outcome, base: Revision | UsageError, compare: Callable[[str], Outcome]
+    outcome: Outcome,
+    base: Revision | UsageError,
+    compare: Callable[[str, float], Outcome],
+    margin: float | None,
 ) -> None:
     """Let a comparison with ``base``, the commit that was recorded, decide what the baseline left open.
 
-    Both sides share the hour and the machine's speed, which is what the baseline could not tell from a change.
+    Both sides share the hour and the machine's speed, which is what the baseline could not tell from a change. The
+    margin is ``margin``, or that of the baseline as far as it is not wide only because hours differ.
     """
+    if margin is None:
+        margin = DEFAULT_MARGIN
+        if outcome.judgement is not None:
+            margin = min(margin, outcome.judgement.margin)
     try:
         if isinstance(base, UsageError):
             raise base
-        outcome.settle(compare(base.commit), base.short)
+        outcome.settle(compare(base.commit, margin), base.short)
     except (UsageError, BenchmarkError) as error:
         outcome.reason += f"; not measured in turn with what was recorded: {error}"
 

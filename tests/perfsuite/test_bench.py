@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+from perfsuite.bench import settle
+from perfsuite.compare.revisions import Revision
+from perfsuite.gate.inference import Judgement, Verdict
+from perfsuite.gate.outcome import Outcome, Status
 from perfsuite.provenance import CHANGED
+from perfsuite.statistics import Estimate
 from tests.perfsuite.clocked import CLOCK, store
 
 PROJECT = """
@@ -178,3 +183,25 @@ def test_a_recording_says_whether_files_differed_from_its_commit(project: pytest
     assert CHANGED not in recorded()  # the baselines alone differ
     change(project)
     assert CHANGED in recorded()
+
+
+@pytest.mark.parametrize(
+    ("own", "of_baseline", "judged"),
+    [(None, 0.019, 0.019), (None, 0.08, 0.05), (None, None, 0.05), (0.1, 0.019, 0.1)],
+)
+def test_a_margin_that_is_wide_because_hours_differ_is_not_taken_along(
+    own: float | None, of_baseline: float | None, judged: float
+) -> None:
+    left_open = Outcome("mine", "test", Status.EXTEND, "why")
+    if of_baseline is not None:
+        change = Estimate(1.1, 1.0, 1.2)
+        left_open.judgement = Judgement(Verdict.EXTEND, change, of_baseline, 12, "why")
+    asked: list[tuple[str, float]] = []
+
+    def compare(base: str, margin: float) -> Outcome:
+        asked.append((base, margin))
+        return Outcome("mine", "test", Status.PASS, "in turn")
+
+    settle(left_open, Revision("abc", "abcdef"), compare, own)
+    assert asked == [("abcdef", judged)]
+    assert left_open.status is Status.PASS
