@@ -31,11 +31,16 @@ class Cache:
     """One cache folder. Nothing is created in it before it is needed."""
 
     def __init__(self, root: Path | None = None) -> None:
-        """``root``, or what ``SPLIT_LLAMA_CACHE`` names, or else a folder in the user's cache."""
+        """``root``, or what ``SPLIT_LLAMA_CACHE`` names, or else a folder in the user's cache. Raises CheckpointError."""
         if root is None:
             named = os.environ.get(CACHE_VARIABLE)
             root = Path(named) if named else platformdirs.user_cache_path("split-llama")
-        self.root = root.expanduser().absolute()
+        try:
+            self.root = root.expanduser().absolute()
+        except RuntimeError as error:  # no such user, or no home
+            raise CheckpointError(
+                f"there is no cache folder {root}: {error}; name one by {CACHE_VARIABLE}"
+            ) from error
 
     def __contains__(self, key: str) -> bool:
         return (self.root / key).is_dir()
@@ -152,9 +157,13 @@ def require_space(directory: Path, wanted: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < wanted:
         raise CheckpointError(
-            f"the checkpoint needs {wanted / 1e9:.1f} GB, and {directory.parent} has only "
-            f"{free / 1e9:.1f} GB free; make room, or name another folder by {CACHE_VARIABLE}"
+            f"the checkpoint needs {_size(wanted)}, and {directory.parent} has only "
+            f"{_size(free)} free; make room, or name another folder by {CACHE_VARIABLE}"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _sync(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import tokenizers
 
+from runtime.checkpoints.weights import require_file
 from runtime.errors import CheckpointError
 from runtime.text import printable
 
@@ -71,6 +72,7 @@ class ByteTokenizer:
 def open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a checkpoint's directory. Raises CheckpointError."""
     file = directory / TOKENIZER_FILE
+    require_file(file)
     if file.exists():
         return FileTokenizer(file)
     missing = directory / NO_TOKENIZER_FILE

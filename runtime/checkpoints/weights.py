@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 STORED_DTYPES = ("F32", "BF16", "F16")
 SHARD_BYTES = 1 << 30
+_LARGEST_JSON = 64 << 20
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises CheckpointError naming the file."""
+    require_file(path, most=_LARGEST_JSON)
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
@@ -30,6 +33,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object")
     return value
+
+
+def require_file(path: Path, most: int | None = None) -> None:
+    """Raises CheckpointError for what is there and no file, such as a FIFO, or has more than ``most`` bytes."""
+    try:
+        status = path.stat()
+    except OSError:
+        return  # whoever opens it says so
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path} is no file")
+    if most is not None and status.st_size > most:
+        raise CheckpointError(f"{path} has {status.st_size:,} bytes; {most:,} are the most")
 
 
 class WeightFiles:
@@ -83,6 +98,7 @@ class WeightFiles:
 
 
 def _open(file: Path) -> Any:
+    require_file(file)
     try:
         return safe_open(file, framework="pt", device="cpu")
     except FileNotFoundError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import pwd
 import subprocess
 import sys
 import threading
@@ -284,3 +285,21 @@ def test_the_bar_is_for_terminals(
     captured = capsys.readouterr()
     assert "Working" in captured.err
     assert captured.out == ""
+
+
+def test_a_cache_of_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLIT_LLAMA_CACHE", "~no-such-user-at-all/cache")
+    with pytest.raises(CheckpointError, match="no-such-user-at-all.*SPLIT_LLAMA_CACHE"):
+        load_checkpoint("tiny")
+
+
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "SPLIT_LLAMA_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(CheckpointError, match="SPLIT_LLAMA_CACHE"):
+        load_checkpoint("tiny")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -324,3 +325,39 @@ def test_a_tokenizer_of_another_form_is_refused(model_directory: Path, name: str
     (model_directory / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         load_checkpoint(model_directory).tokenizer()
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+)
+@pytest.mark.parametrize("kind", ["fifo", "folder", "socket"])
+def test_what_is_no_file_is_refused_at_once(
+    model_directory: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model_directory / name
+    path.unlink(missing_ok=True)
+    if name.endswith("index.json"):
+        (model_directory / "model.safetensors").unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        monkeypatch.chdir(model_directory)  # a socket's path is short
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(name)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        load_checkpoint(model_directory).tokenizer()
+
+
+def test_a_fifo_in_the_place_of_a_gguf_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.gguf")
+    with pytest.raises(CheckpointError, match=r"model\.gguf is neither"):
+        load_checkpoint(tmp_path / "model.gguf")
+
+
+def test_a_configuration_of_gigabytes_is_not_read(model_directory: Path) -> None:
+    with (model_directory / "config.json").open("r+b") as file:
+        file.truncate(10 << 30)  # a hole
+    with pytest.raises(CheckpointError, match=r"config\.json has 10,737,418,240 bytes"):
+        load_checkpoint(model_directory)
