@@ -97,9 +97,9 @@ class SplitLlama:
         """Start a worker, or use the one that runs at ``endpoint``, and agree with it on the model.
 
         ``keys`` is the folder of a tcp endpoint's keys (``python -m runtime.worker --generate-keys``), which
-        endpoints beyond this host need. ``threads`` is the number of compute threads of a worker that is started here (default: as many as
-        torch uses in this process). ``start_timeout_s`` bounds the worker's start, ``timeout_s`` each call.
-        ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see
+        endpoints beyond this host need. ``threads`` is the number of compute threads of a worker that is started
+        here (default: as many as torch uses in this process). ``start_timeout_s`` bounds the worker's start,
+        ``timeout_s`` each call. ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see
         ``runtime.delay_injection``.
 
         Raises:

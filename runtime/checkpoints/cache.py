@@ -31,15 +31,17 @@ class Cache:
     """One cache folder. Nothing is created in it before it is needed."""
 
     def __init__(self, root: Path | None = None) -> None:
-        """``root``, or what ``SPLIT_LLAMA_CACHE`` names, or else a folder in the user's cache. Raises CheckpointError."""
-        if root is None:
-            named = os.environ.get(CACHE_VARIABLE)
-            root = Path(named) if named else platformdirs.user_cache_path("split-llama")
+        """``root``, or what ``SPLIT_LLAMA_CACHE`` names, or else a folder in the user's cache.
+
+        Raises CheckpointError for a home folder that there is not.
+        """
+        named = os.environ.get(CACHE_VARIABLE) if root is None else str(root)
         try:
-            self.root = root.expanduser().absolute()
+            folder = Path(named) if named else platformdirs.user_cache_path("split-llama")
+            self.root = folder.expanduser().absolute()
         except RuntimeError as error:  # no such user, or no home
             raise CheckpointError(
-                f"there is no cache folder {root}: {error}; name one by {CACHE_VARIABLE}"
+                f"there is no cache folder {named or ''}: {error}; name one by {CACHE_VARIABLE}"
             ) from error
 
     def __contains__(self, key: str) -> bool:

@@ -84,7 +84,7 @@ def _gguf_build(path: Path) -> Callable[[Path, Advance], None]:
 
 
 def _unknown(source: str, path: Path) -> CheckpointError:
-    if path.exists():
+    if source and path.exists():
         return CheckpointError(f"{path} is neither a directory nor a .gguf file")
     message = f"{source!r} is neither a preset ({', '.join(PRESETS)}) nor an existing path"
     close = difflib.get_close_matches(source, PRESETS, n=1)

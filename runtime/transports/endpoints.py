@@ -41,9 +41,7 @@ class Endpoint:
         return f"{self.scheme}://{self.address}"
 
 
-def parse(
-    text: str, transport: str, schemes: Sequence[str], keys: Keys | None = None
-) -> Endpoint:
+def parse(text: str, transport: str, schemes: Sequence[str], keys: Keys | None = None) -> Endpoint:
     """Check that ``text`` is an address of one of ``schemes``, over which ``transport`` can speak.
 
     Raises:

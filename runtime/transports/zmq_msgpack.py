@@ -146,7 +146,7 @@ class ZmqClient(_ZmqChannel, ClientChannel):
         Raises:
             EndpointError: if they have not, within some seconds.
         """
-        if self._disconnected.poll(_PROBE_S * 1000):
+        if self._disconnected.poll(int(_PROBE_S * 1000)):
             event = recv_monitor_message(self._disconnected)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return

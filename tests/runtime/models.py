@@ -27,8 +27,8 @@ from runtime.devices import open_device
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.stages import Stage, find_stage
-from runtime.transports.endpoints import Endpoint
 from runtime.transports.base import ClientChannel, PeerGone, ServerChannel
+from runtime.transports.endpoints import Endpoint
 from runtime.transports.shared_memory import SharedMemoryClient, SharedMemoryServer
 from runtime.transports.zmq_msgpack import ZmqClient, ZmqServer
 

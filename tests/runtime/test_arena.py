@@ -458,7 +458,8 @@ def test_what_one_long_prompt_needed_is_given_back_when_none_needs_it_any_more(
         channel.prepare(64 * PAGE)
         for _ in range(2 * shared_memory._WATCHED):
             channel.prepare(needed)
-        assert channel._slots.arena.size == kept * PAGE
+        slots: Slots = channel._slots  # type: ignore[attr-defined]
+        assert slots.arena.size == kept * PAGE
         assert arena_mappings() == before + 1
     finally:
         llama.close()

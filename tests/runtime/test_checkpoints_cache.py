@@ -289,7 +289,7 @@ def test_the_bar_is_for_terminals(
 
 def test_a_cache_of_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPLIT_LLAMA_CACHE", "~no-such-user-at-all/cache")
-    with pytest.raises(CheckpointError, match="no-such-user-at-all.*SPLIT_LLAMA_CACHE"):
+    with pytest.raises(CheckpointError, match=r"no-such-user-at-all.*SPLIT_LLAMA_CACHE"):
         load_checkpoint("tiny")
 
 

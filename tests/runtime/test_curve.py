@@ -17,7 +17,15 @@ from runtime import SplitLlama
 from runtime.errors import EndpointError, InputError, SplitError
 from runtime.transports.curve import CLIENT, WORKER, Keys, generate, read_keys
 from runtime.transports.registry import parse_endpoint
-from tests.runtime.peers import PATIENCE_S, end, free_port, run_worker, start_worker, tiny, wait_until
+from tests.runtime.peers import (
+    PATIENCE_S,
+    end,
+    free_port,
+    run_worker,
+    start_worker,
+    tiny,
+    wait_until,
+)
 
 PROMPT = [1, 2, 3]
 NAMES = {f"{side}.{kind}" for side in (CLIENT, WORKER) for kind in ("secret", "public")}
@@ -56,12 +64,21 @@ def replaced(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def instead(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
 SPOILED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("client.secret", Path.unlink, "cannot read"),
     "read by others": ("client.secret", lambda path: path.chmod(0o640), "mode 640"),
     "written by others": ("worker.public", lambda path: path.chmod(0o620), "mode 620"),
-    "a folder": ("worker.public", lambda path: (path.unlink(), path.mkdir()), "no file|cannot read"),
-    "a fifo": ("client.secret", lambda path: (path.unlink(), os.mkfifo(path, 0o600)), "no file"),
+    "a folder": (
+        "worker.public",
+        lambda path: instead(path, Path.mkdir),
+        "no file|cannot read",
+    ),
+    "a fifo": ("client.secret", lambda path: instead(path, os.mkfifo), "no file"),
     "empty": ("client.secret", lambda path: replaced(path, b""), "no key"),
     "short": ("client.secret", lambda path: replaced(path, b"x" * 39), "no key"),
     "long": ("client.secret", lambda path: replaced(path, b"x" * 400), "no key"),
@@ -83,11 +100,20 @@ def test_a_key_that_cannot_be_trusted_is_refused_by_name(keys: Path, spoiled: st
 
 
 @pytest.mark.parametrize(
-    "host", ["0.0.0.0", "*", "10.0.0.1", "[::]", "[2001:db8::1]", "example.org", "127.example.org"]
+    "host",
+    [
+        "0.0.0.0",  # noqa: S104 - refused
+        "*",
+        "10.0.0.1",
+        "[::]",
+        "[2001:db8::1]",
+        "example.org",
+        "127.example.org",
+    ],
 )
 def test_an_address_beyond_this_host_needs_keys(host: str, keys: Path) -> None:
     text = f"tcp://{host}:5555"
-    with pytest.raises(EndpointError, match="needs keys.*--generate-keys"):
+    with pytest.raises(EndpointError, match=r"needs keys.*--generate-keys"):
         parse_endpoint(text, "zmq-msgpack")
     own = read_keys(keys, WORKER)
     assert parse_endpoint(text, "zmq-msgpack", own).keys == own

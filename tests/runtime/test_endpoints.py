@@ -19,7 +19,14 @@ import zmq
 from runtime import SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint
 from runtime.checkpoints.random_weights import write_random_checkpoint
-from runtime.errors import EndpointError, HandshakeError, InputError, WorkerDied, WorkerError, WorkerTimeout
+from runtime.errors import (
+    EndpointError,
+    HandshakeError,
+    InputError,
+    WorkerDied,
+    WorkerError,
+    WorkerTimeout,
+)
 from runtime.transports import shared_memory
 from runtime.transports.base import ReceiveTimeout
 from runtime.transports.endpoints import Endpoint, listen
@@ -51,9 +58,8 @@ PROMPT = [3, 1, 4, 1, 5]
     ("text", "transport"),
     [
         ("tcp://127.0.0.1:5555", "zmq-msgpack"),
-        ("tcp://a.host:1", "zmq-msgpack"),
+        ("tcp://localhost:1", "zmq-msgpack"),
         ("tcp://[::1]:65535", "zmq-msgpack"),
-        ("tcp://*:5555", "zmq-msgpack"),
         ("ipc:///run/worker", "zmq-msgpack"),
         ("unix:///run/worker", "shared-memory"),
         ("unix://relative", "shared-memory"),
@@ -576,7 +582,8 @@ def test_whoever_takes_the_port_of_a_worker_that_died_receives_nothing(waited_s:
         context.socket(zmq.REP) as newcomer,
     ):
         llama.forward([1, 2, 3])
-        worker.close()
+        worker.process.kill()
+        worker.process.wait()
         newcomer.setsockopt(zmq.LINGER, 0)
         newcomer.bind(endpoint)
         time.sleep(waited_s)
