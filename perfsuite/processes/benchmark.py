@@ -14,6 +14,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,9 +109,10 @@ class Runner:
         """Call it once, and find out what kind of callable it is.
 
         Raises:
-            BenchmarkError: if what it returns shows that nothing was run.
+            BenchmarkError: if what it returns shows that nothing was run, or a child that it forked returns as well.
         """
-        result = self._function(*self._arguments())
+        with _copies_ended(self._function):
+            result = self._function(*self._arguments())
         for check, words in _RESULTS_OF_NO_RUN.items():
             if check(result):
                 raise BenchmarkError(
@@ -118,10 +120,19 @@ class Runner:
                 )
         if inspect.isawaitable(result):
             self._begin_loop()
-            self._in_loop(lambda runner: runner.run(_await(result)))
+            with _copies_ended(self._function):
+                self._in_loop(lambda runner: runner.run(_await(result)))
 
     def run(self, loops: int) -> tuple[float, Mapping[str, float]]:
         """Make ``loops`` calls; return the seconds of one, and of its phases in the last one."""
+        process = os.getpid()
+        try:
+            return self._run(loops)
+        finally:
+            if os.getpid() != process:  # a copy, as below, of a call that was not the first
+                os._exit(1)
+
+    def _run(self, loops: int) -> tuple[float, Mapping[str, float]]:
         if self._runner is not None:
             seconds = self._in_loop(lambda runner: runner.run(self._awaited(loops)))
         elif self._setup is not None:
@@ -222,6 +233,33 @@ class _Thread:
 
     def close(self) -> None:
         self._executor.shutdown()
+
+
+@contextmanager
+def _copies_ended(function: object) -> Iterator[None]:
+    """End whatever copy of this process leaves the block, as returning or raising: it would go on as if it were this.
+
+    Raises:
+        BenchmarkError: in this process, where one did.
+    """
+    process = os.getpid()
+    told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield
+    finally:
+        if os.getpid() != process:
+            os.write(tell, b"x")
+            os._exit(1)
+        os.close(tell)
+        try:
+            copied = bool(os.read(told, 1))
+        except BlockingIOError:  # a child that goes on by itself has the other end
+            copied = False
+        os.close(told)
+    if copied:
+        raise BenchmarkError(
+            f"{_name(function)} forks, and its child returns as well: end it with os._exit"
+        )
 
 
 async def _await(awaitable: Any) -> None:

@@ -34,6 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _MOST_LOOPS = 1 << 24
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _MONITORING_TOOLS = 6
+_ANSWERED = 86  # exit status of a process that has answered to the end; a subject may exit with any
 # Pytest wants to rewrite the asserts of an installed plugin's package, and says so where it cannot.
 _IMPORTED_ALREADY = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 
@@ -166,13 +167,18 @@ class Child:
             if child == 0:
                 end_with_parent()
                 os._exit(self._run(item))
-            _, status = os.waitpid(child, 0)
-            if status and not os.WIFEXITED(status):
-                signal_name = signal.Signals(os.WTERMSIG(status)).name
-                self._lines.send({"error": f"the measured process was ended by {signal_name}"})
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if status < 0:
+                self._lines.send(
+                    {"error": f"the measured process was ended by {signal.Signals(-status).name}"}
+                )
+            elif status != _ANSWERED:
+                self._lines.send(
+                    {"error": f"the measured process ended by itself, with status {status}"}
+                )
 
     def _run(self, item: pytest.Item) -> int:
-        """Run the test in this process, and return the process's exit status."""
+        """Run the test in this process, and return the process's exit status: ``_ANSWERED``, unless it failed to."""
         try:
             if self._wanted["cpu"] is not None:
                 os.sched_setaffinity(0, {self._wanted["cpu"]})
@@ -188,12 +194,12 @@ class Child:
                 self._lines.send({"closed": {}})
             _flush()
         except Ended:
-            return 0
+            return _ANSWERED
         except BaseException:  # noqa: BLE001 - this process ends here, whatever it was
             traceback.print_exc()
             _flush()
             return 1
-        return 0
+        return _ANSWERED
 
     # The session as the fixture sees it.
 

@@ -107,6 +107,82 @@ def test_several_gates_of_one_test_are_reached_by_name(serve: Serve) -> None:
         pass
 
 
+ODD = """
+    import os, signal, sys
+
+    def forked(then):
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        else:
+            then()
+
+    def fail():
+        raise RuntimeError("in the child")
+
+    SUBJECTS = {
+        "child returns": lambda: forked(lambda: None),
+        "child raises": lambda: forked(fail),
+        "exits": lambda: os._exit(0),
+        "exits with a status": lambda: os._exit(86 + 1),
+        "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    }
+
+    def test_odd(latency_gate):
+        for name, subject in SUBJECTS.items():
+            latency_gate(subject, name=name)
+
+    def test_later(latency_gate):
+        calls = []
+
+        def subject():
+            calls.append(1)
+            if len(calls) == 3:
+                os._exit(0)
+
+        latency_gate(subject, name="later")
+
+    def test_forks(latency_gate):
+        latency_gate(lambda: forked(lambda: os._exit(0)), name="forks")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("child returns", "forks, and its child returns as well"),
+        ("child raises", "forks, and its child returns as well"),
+        ("exits", "ended by itself, with status 0"),
+        ("exits with a status", "ended by itself, with status 87"),
+        ("killed", "ended by SIGKILL"),
+    ],
+)
+def test_a_subject_that_leaves_its_process_or_doubles_it_is_an_error_at_once(
+    serve: Serve, name: str, told: str
+) -> None:
+    pool = serve(ODD)
+    for _ in range(2):  # the server lives on
+        with pytest.raises(BenchmarkError, match=told), pool.open("test_it.py::test_odd", name):
+            pass
+
+
+def test_a_subject_that_leaves_its_process_later_is_an_error_too(serve: Serve) -> None:
+    pool = serve(ODD)
+
+    def measured() -> None:
+        with pool.open("test_it.py::test_later", "later") as sampled:
+            for _ in range(3):
+                seconds(sampled)
+
+    with pytest.raises(BenchmarkError, match="ended by itself, with status 0"):
+        measured()
+
+
+def test_a_subject_may_fork_if_its_child_ends(serve: Serve) -> None:
+    with serve(ODD).open("test_it.py::test_forks", "forks") as sampled:
+        assert min(seconds(sampled)) > 0
+
+
 FAILING = """
     import os, pytest
 
