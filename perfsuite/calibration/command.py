@@ -175,9 +175,7 @@ def _measured(
     )
 
 
-def _wanted(
-    shares: str, *, equal: int, slowed: int, phases: int, compare: bool
-) -> dict[Kind, int]:
+def _wanted(shares: str, *, equal: int, slowed: int, phases: int, compare: bool) -> dict[Kind, int]:
     from perfsuite.calibration.runs import COMPARE, GATE, Kind
 
     mode = COMPARE if compare else GATE

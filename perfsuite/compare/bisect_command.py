@@ -53,18 +53,12 @@ class Measured:
 )
 def run(
     context: typer.Context,
-    good_revision: Annotated[
-        str, typer.Argument(metavar="GOOD", help="git revision that is fast")
-    ],
+    good_revision: Annotated[str, typer.Argument(metavar="GOOD", help="git revision that is fast")],
     bad_revision: Annotated[
         str,
-        typer.Argument(
-            metavar="BAD", help="git revision that is slow, and descends from GOOD"
-        ),
+        typer.Argument(metavar="BAD", help="git revision that is slow, and descends from GOOD"),
     ],
-    test: Annotated[
-        list[str], typer.Argument(metavar="TEST", help="test that uses latency_gate")
-    ],
+    test: Annotated[list[str], typer.Argument(metavar="TEST", help="test that uses latency_gate")],
     margin: Annotated[
         float | None,
         typer.Option(

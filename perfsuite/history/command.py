@@ -43,9 +43,7 @@ def run(
     ] = None,
     storage: Annotated[
         Path,
-        typer.Option(
-            "--storage", metavar="FOLDER", help="folder of the stored runs, or one file"
-        ),
+        typer.Option("--storage", metavar="FOLDER", help="folder of the stored runs, or one file"),
     ] = STORAGE,
     subject: Annotated[
         str | None,

@@ -42,9 +42,7 @@ def run(
     ] = None,
     storage: Annotated[
         Path | None,
-        typer.Option(
-            "--storage", metavar="FOLDER", help="folder of stored runs, for the history"
-        ),
+        typer.Option("--storage", metavar="FOLDER", help="folder of stored runs, for the history"),
     ] = None,
     accepted: AcceptedFile = None,
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="the page")] = OUTPUT,

@@ -27,7 +27,10 @@ from runtime import SplitError, load_checkpoint
         ("ladder --stages ,", "no stage ''"),
         ("ladder --tokens 0", "at least 1"),
         ("ladder --tokens -3", "at least 1"),
-        ("ladder --tokens many", "'--tokens': 'many' is no whole number (see perfsuite ladder --help)"),
+        (
+            "ladder --tokens many",
+            "'--tokens': 'many' is no whole number (see perfsuite ladder --help)",
+        ),
         ("ladder --tokens 100000000", "positions"),
         ("ladder --rounds 0", "at least 1"),
         ("ladder --threads 0", "at least 1"),

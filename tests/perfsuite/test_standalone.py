@@ -32,8 +32,7 @@ def test_a_start_of_pytest_pays_for_nothing_heavy() -> None:
 
 def test_a_list_of_the_commands_imports_none_of_them() -> None:
     statement = (
-        "from perfsuite.__main__ import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass"
+        "from perfsuite.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     )
     modules = {command.module for command in COMMANDS.values()}
     assert imported(statement).isdisjoint({*HEAVY, "rich", *modules} - {"typer"})
