@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from perfsuite import units
+from perfsuite.commands import application
 from perfsuite.errors import UsageError
 from perfsuite.fields import read_json
 
@@ -27,71 +29,17 @@ _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _HEADINGS = ("benchmark", "time", "ratio", "to", "processes", "recordings", "oldest", "newest")
 _LAST_COMMIT = "HEAD"
 
+BaselinesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        metavar="FILE",
+        help="of the baselines (default: the setting perf_baselines of the nearest ini file, or "
+        "baselines.json beside it)",
+    ),
+]
 
-def add_parser(commands: Any) -> None:
-    """Declare ``baselines`` and its own commands."""
-    parser = commands.add_parser(
-        "baselines",
-        help="list, compare, prune, rename or adopt stored baselines",
-        description="Look at the stored baselines, and keep them in order.",
-    )
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def action(
-        name: str, do: Callable[[argparse.Namespace], int], text: str, more: str = ""
-    ) -> argparse.ArgumentParser:
-        own: argparse.ArgumentParser = actions.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}".strip()
-        )
-        own.add_argument(
-            "--file", type=Path, metavar="FILE",
-            help="of the baselines (default: the setting perf_baselines of the nearest ini file, "
-            "or baselines.json beside it)",
-        )  # fmt: skip
-        own.set_defaults(run=run, action=do)
-        return own
-
-    action("list", _list, "show what is stored")
-    diff = action(
-        "diff", _diff, "show what changed since a revision",
-        "Ratios are the benchmark's time over its reference's; seconds hang on the machine's speed.",
-    )  # fmt: skip
-    diff.add_argument(
-        "before", nargs="?", default=_LAST_COMMIT, metavar="REV|FILE",
-        help="a git revision, or a file of baselines (default: %(default)s)",
-    )  # fmt: skip
-    prune = action(
-        "prune", _prune, "remove benchmarks that are no more",
-        "On every machine. Git has what is removed; --dry-run only says what it would be.",
-    )  # fmt: skip
-    prune.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to remove")
-    prune.add_argument(
-        "--unused", type=Path, metavar="REPORT",
-        help="those that are not in this --perf-report of a whole run",
-    )  # fmt: skip
-    prune.add_argument("--dry-run", action="store_true", help="remove nothing")
-    rename = action("rename", _rename, "give a benchmark another name", "Its recordings stay.")
-    rename.add_argument("old", metavar="OLD")
-    rename.add_argument("new", metavar="NEW")
-    adopt = action(
-        "adopt", _adopt, "take in what one other machine recorded",
-        "The file is trusted with nothing: it must be small, hold one machine's entries and only names and "
-        "phases that are stored already, and no byte of it is copied.",
-    )  # fmt: skip
-    adopt.add_argument("recorded", type=Path, metavar="RECORDED")
-    adopt.add_argument(
-        "--new", action="store_true", help="also benchmarks whose names are not stored yet"
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked. Raises UsageError."""
-    if arguments.file is None:
-        from perfsuite.locating import default_file
-
-        arguments.file = default_file(Path.cwd())
-    code: int = arguments.action(arguments)
-    return code
+app = application("Look at the stored baselines, and keep them in order.")
 
 
 def describe(machine: Mapping[str, Any]) -> str:
@@ -108,10 +56,12 @@ def describe(machine: Mapping[str, Any]) -> str:
 # The commands
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    entries = _read(arguments.file).entries
+@app.command("list", help="Show what is stored.")
+def _list(file: BaselinesFile = None) -> int:
+    path = _chosen(file)
+    entries = _read(path).entries
     if not entries:
-        print(f"{arguments.file}: nothing is stored")
+        print(f"{path}: nothing is stored")
         return 0
     machines: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -136,16 +86,27 @@ def _row(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _diff(arguments: argparse.Namespace) -> int:
-    now = _by_key(_read(arguments.file).entries)
-    before = _by_key(_entries_before(arguments.file, arguments.before))
+@app.command(
+    "diff",
+    help="Show what changed since a revision. Ratios are the benchmark's time over its reference's; seconds hang "
+    "on the machine's speed.",
+)
+def _diff(
+    before: Annotated[
+        str, typer.Argument(metavar="REV|FILE", help="a git revision, or a file of baselines")
+    ] = _LAST_COMMIT,
+    file: BaselinesFile = None,
+) -> int:
+    path = _chosen(file)
+    now = _by_key(_read(path).entries)
+    then = _by_key(_entries_before(path, before))
     rows = [
-        _difference(before.get(key), now.get(key))
-        for key in sorted({*now, *before})
-        if before.get(key) != now.get(key)
+        _difference(then.get(key), now.get(key))
+        for key in sorted({*now, *then})
+        if then.get(key) != now.get(key)
     ]
     if not rows:
-        print(f"{arguments.file}: as in {arguments.before}")
+        print(f"{path}: as in {before}")
     _print_table(rows)
     return 0
 
@@ -178,22 +139,42 @@ def _difference(before: Entry | None, now: Entry | None) -> tuple[str, ...]:
     return what, _title(entry), figures, more, describe(entry.machine)
 
 
-def _prune(arguments: argparse.Namespace) -> int:
-    stored = _read(arguments.file)
-    names = set(arguments.names)
-    unknown = sorted(names - stored.names)
+@app.command(
+    "prune",
+    help="Remove benchmarks that are no more. On every machine. Git has what is removed; --dry-run only says what "
+    "it would be.",
+)
+def _prune(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="benchmarks to remove")
+    ] = None,
+    unused: Annotated[
+        Path | None,
+        typer.Option(
+            "--unused",
+            metavar="REPORT",
+            help="those that are not in this --perf-report of a whole run",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing")] = False,
+    file: BaselinesFile = None,
+) -> int:
+    path = _chosen(file)
+    stored = _read(path)
+    removed = set(names or ())
+    unknown = sorted(removed - stored.names)
     if unknown:
-        raise UsageError(f"{arguments.file}: no benchmark is called {unknown[0]!r}")
-    if arguments.unused is not None:
-        names |= stored.names - _names_in(arguments.unused)
-    elif not names:
+        raise UsageError(f"{path}: no benchmark is called {unknown[0]!r}")
+    if unused is not None:
+        removed |= stored.names - _names_in(unused)
+    elif not removed:
         raise UsageError("prune: give names, or --unused with a report")
-    for name in sorted(names):
-        print(f"{'would remove' if arguments.dry_run else 'removed'}: {name}")
-    if not names:
+    for name in sorted(removed):
+        print(f"{'would remove' if dry_run else 'removed'}: {name}")
+    if not removed:
         print("nothing to remove")
-    elif not arguments.dry_run:
-        stored.remove(names)
+    elif not dry_run:
+        stored.remove(removed)
     return 0
 
 
@@ -227,16 +208,34 @@ def _names_in(report: Path) -> set[str]:
     return names
 
 
-def _rename(arguments: argparse.Namespace) -> int:
-    count = _read(arguments.file).rename(arguments.old, arguments.new)
-    print(f"renamed: {arguments.old} -> {arguments.new} ({_counted(count, 'entry', 'entries')})")
+@app.command("rename", help="Give a benchmark another name. Its recordings stay.")
+def _rename(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="the name that is stored")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="one that is not")],
+    file: BaselinesFile = None,
+) -> int:
+    count = _read(_chosen(file)).rename(old, new)
+    print(f"renamed: {old} -> {new} ({_counted(count, 'entry', 'entries')})")
     return 0
 
 
-def _adopt(arguments: argparse.Namespace) -> int:
-    stored = _read(arguments.file)
-    entries = sorted(_offered(arguments.recorded), key=lambda entry: entry.name)
-    _check_offered(entries, stored, new=arguments.new)
+@app.command(
+    "adopt",
+    help="Take in what one other machine recorded. The file is trusted with nothing: it must be small, hold one "
+    "machine's entries and only names and phases that are stored already, and no byte of it is copied.",
+)
+def _adopt(
+    recorded: Annotated[
+        Path, typer.Argument(metavar="RECORDED", help="the other machine's file of baselines")
+    ],
+    new: Annotated[
+        bool, typer.Option("--new", help="also benchmarks whose names are not stored yet")
+    ] = False,
+    file: BaselinesFile = None,
+) -> int:
+    stored = _read(_chosen(file))
+    entries = sorted(_offered(recorded), key=lambda entry: entry.name)
+    _check_offered(entries, stored, new=new)
     before = {id(one): stored.find(*_identity(one)) for one in entries}
     changed = [one for one in entries if before[id(one)] != one]
     if not changed:
@@ -314,6 +313,12 @@ def _check_plain(place: str, values: Mapping[str, Any]) -> None:
 
 
 # What they share
+
+
+def _chosen(file: Path | None) -> Path:
+    from perfsuite.locating import default_file
+
+    return default_file(Path.cwd()) if file is None else file
 
 
 def _read(path: Path) -> Baselines:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from perfsuite.commands import application, command_line, whole
 from perfsuite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,147 +17,178 @@ if TYPE_CHECKING:
 
 SHARES = "0.03,0.05,0.1,0.2"
 
-
-def add_parser(commands: Any) -> None:
-    """Declare ``calibrate`` and its options."""
-    parser = commands.add_parser(
-        "calibrate",
-        help="measure how often the gate is wrong",
-        description="Run gated tests unchanged and made slower, again and again, and count the verdicts. "
-        "Runs that FOLDER has already are kept, so that it can be interrupted. With --simulate no test is run: "
-        "the gate's rules judge samples that are drawn.",
-    )
-    parser.add_argument(
-        "folder", type=Path, nargs="?", metavar="FOLDER", help="where runs are kept"
-    )
-    parser.add_argument(
-        "tests", nargs="*", metavar="TESTS", help="arguments of pytest (default: its testpaths)"
-    )
-    for name, default, text in (
-        ("equal", 30, "unchanged runs"),
-        ("slowed", 10, "runs at each share"),
-        ("phases", 0, "runs with each phase slowed by a tenth of a call"),
-        ("extensions", 3, "extensions of the baselines after they are recorded"),
-    ):
-        parser.add_argument(
-            f"--{name}",
-            type=int,
-            default=default,
-            metavar="N",
-            help=f"{text} (default: %(default)s)",
-        )
-    parser.add_argument(
-        "--shares",
-        default=SHARES,
-        metavar="A,B",
-        help="of a call's time that slowed runs add (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--compare",
-        action="store_true",
-        help="against HEAD, as perfsuite compare does, not against baselines",
-    )
-    parser.add_argument(
-        "--pytest-option",
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="added to each run, as --pytest-option=-operf_processes=4",
-    )
-    parser.add_argument(
-        "--write", type=Path, metavar="F", help="write the result there, as Markdown"
-    )
-    parser.add_argument(
-        "--simulate", action="store_true", help="the decision rules alone, on drawn samples"
-    )
-    parser.add_argument(
-        "--suites",
-        type=int,
-        default=2000,
-        metavar="N",
-        help="with --simulate: drawn suites a condition (default: %(default)s)",
-    )
-    parser.set_defaults(run=run)
+app = application()
 
 
-def run(arguments: argparse.Namespace) -> int:
+@app.command(
+    "calibrate",
+    help="Run gated tests unchanged and made slower, again and again, and count the verdicts. Runs that FOLDER "
+    "has already are kept, so that it can be interrupted. With --simulate no test is run: the gate's rules judge "
+    "samples that are drawn.",
+)
+def run(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="where runs are kept")
+    ] = None,
+    tests: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TESTS", help="arguments of pytest (default: its testpaths)"),
+    ] = None,
+    equal: Annotated[
+        int, typer.Option("--equal", metavar="RUNS", parser=whole, help="unchanged runs")
+    ] = 30,
+    slowed: Annotated[
+        int, typer.Option("--slowed", metavar="RUNS", parser=whole, help="runs at each share")
+    ] = 10,
+    phases: Annotated[
+        int,
+        typer.Option(
+            "--phases",
+            metavar="RUNS",
+            parser=whole,
+            help="runs with each phase slowed by a tenth of a call",
+        ),
+    ] = 0,
+    extensions: Annotated[
+        int,
+        typer.Option(
+            "--extensions",
+            metavar="RECORDINGS",
+            parser=whole,
+            help="extensions of the baselines after they are recorded",
+        ),
+    ] = 3,
+    shares: Annotated[
+        str,
+        typer.Option(
+            "--shares", metavar="SHARE,SHARE", help="of a call's time that slowed runs add"
+        ),
+    ] = SHARES,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="against HEAD, as perfsuite compare does, not against baselines"
+        ),
+    ] = False,
+    pytest_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pytest-option",
+            metavar="OPTION",
+            help="added to each run, as --pytest-option=-operf_processes=4; may be repeated",
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FILE", help="write the result there, as Markdown"),
+    ] = None,
+    simulated: Annotated[
+        bool, typer.Option("--simulate", help="the decision rules alone, on drawn samples")
+    ] = False,
+    suites: Annotated[
+        int,
+        typer.Option(
+            "--suites",
+            metavar="SUITES",
+            parser=whole,
+            help="with --simulate: drawn suites a condition",
+        ),
+    ] = 2000,
+) -> int:
     """Run what is missing, or simulate; then count and write.
 
     Raises:
         UsageError: for a number that is negative, or a folder with a damaged report.
         MeasurementError: if a run gives no verdict.
     """
-    for name in ("equal", "slowed", "phases", "extensions"):
-        if getattr(arguments, name) < 0:
-            raise UsageError(f"--{name} {getattr(arguments, name)}: must not be negative")
-    if arguments.simulate:
-        text = _simulated(arguments)
-    elif arguments.folder is None:
+    counts = {"equal": equal, "slowed": slowed, "phases": phases, "extensions": extensions}
+    for name, count in counts.items():
+        if count < 0:
+            raise UsageError(f"--{name} {count}: must not be negative")
+    if simulated:
+        text = _simulated(suites, command_line(context))
+    elif folder is None:
         raise UsageError("FOLDER: is needed unless --simulate is given")
     else:
-        text = _measured(arguments)
+        wanted = _wanted(shares, equal=equal, slowed=slowed, phases=phases, compare=compare)
+        text = _measured(
+            folder,
+            tests or [],
+            pytest_option or [],
+            wanted,
+            extensions=None if compare else extensions,
+            command=command_line(context),
+        )
     print(text)
-    if arguments.write is not None:
+    if write is not None:
         from perfsuite.files import write_text
 
-        write_text(arguments.write, text, option="--write ")
+        write_text(write, text, option="--write ")
     return 0
 
 
-def _simulated(arguments: argparse.Namespace) -> str:
-    if arguments.suites < 1:
-        raise UsageError(f"--suites {arguments.suites}: must be positive")
+def _simulated(suites: int, command: str) -> str:
+    if suites < 1:
+        raise UsageError(f"--suites {suites}: must be positive")
     from perfsuite.calibration import simulate
 
-    return f"```\n{arguments.command}\n```\n\n" + simulate.table(
-        simulate.simulate(simulate.conditions(), arguments.suites)
+    return f"```\n{command}\n```\n\n" + simulate.table(
+        simulate.simulate(simulate.conditions(), suites)
     )
 
 
-def _measured(arguments: argparse.Namespace) -> str:
+def _measured(
+    path: Path,
+    tests: Sequence[str],
+    pytest_options: Sequence[str],
+    wanted: Mapping[Kind, int],
+    *,
+    extensions: int | None,
+    command: str,
+) -> str:
+    """Run what is missing of ``wanted``, and count; there are no baselines where ``extensions`` is None."""
     from perfsuite.calibration import document, findings
     from perfsuite.calibration.runs import Folder
     from perfsuite.machine import fingerprint
     from perfsuite.progress import RunProgress
     from perfsuite.provenance import provenance
 
-    folder = Folder(arguments.folder.resolve(), arguments.tests, arguments.pytest_option)
-    wanted = _wanted(arguments)
+    folder = Folder(path.resolve(), tests, pytest_options)
     runs = {kind: folder.runs(kind) for kind in wanted}
     # In turn, so that an hour of the machine hits all kinds alike.
     missing: list[Kind] = []
     for number in range(max(wanted.values(), default=0)):
         missing += [kind for kind, most in wanted.items() if len(runs[kind]) <= number < most]
     with RunProgress(len(missing)) as progress:
-        if not arguments.compare:
-            folder.record_baselines(arguments.extensions)
+        if extensions is not None:
+            folder.record_baselines(extensions)
         for kind in missing:
             progress.begin(kind.name)
             runs[kind].append(folder.run(kind))
-    recordings = None if arguments.compare else folder.recordings()
     return document.document(
         findings.find(runs),
         fingerprint(1),
-        arguments.command,
+        command,
         provenance()["date"],
-        recordings=recordings,
+        recordings=None if extensions is None else folder.recordings(),
     )
 
 
-def _wanted(arguments: argparse.Namespace) -> dict[Kind, int]:
+def _wanted(shares: str, *, equal: int, slowed: int, phases: int, compare: bool) -> dict[Kind, int]:
     from perfsuite.calibration.runs import COMPARE, GATE, Kind
 
-    mode = COMPARE if arguments.compare else GATE
+    mode = COMPARE if compare else GATE
     try:
-        shares = [float(text) for text in arguments.shares.split(",") if text.strip()]
+        parts = [float(text) for text in shares.split(",") if text.strip()]
     except ValueError:
-        shares = [math.nan]
-    if not all(0 < share < 100 for share in shares):
-        raise UsageError(f"--shares {arguments.shares}: must be positive numbers, as {SHARES}")
-    wanted = {Kind(mode=mode): arguments.equal}
-    if arguments.slowed:
-        wanted |= {Kind(share, mode=mode): arguments.slowed for share in shares}
-    if arguments.phases:
-        phases = ("serialize", "transport", "device", "deserialize", "trusted")
-        wanted |= {Kind(0.1, phase, mode): arguments.phases for phase in phases}
+        parts = [math.nan]
+    if not all(0 < share < 100 for share in parts):
+        raise UsageError(f"--shares {shares}: must be positive numbers, as {SHARES}")
+    wanted = {Kind(mode=mode): equal}
+    if slowed:
+        wanted |= {Kind(share, mode=mode): slowed for share in parts}
+    if phases:
+        names = ("serialize", "transport", "device", "deserialize", "trusted")
+        wanted |= {Kind(0.1, name, mode): phases for name in names}
     return wanted

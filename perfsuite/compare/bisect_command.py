@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from perfsuite.commands import JsonFile, application, command_line, number
 from perfsuite.compare import revisions
 from perfsuite.compare.bisect import Answer, Found, Step, search
 from perfsuite.compare.command import interpreter
@@ -30,6 +32,8 @@ Compare = Callable[
     [str, Sequence[str]], "Measured"
 ]  # a commit with GOOD, with more arguments for pytest
 
+app = application()
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -39,47 +43,46 @@ class Measured:
     words: str  # the change, or why there is none
 
 
-def add_parser(commands: Any) -> None:
-    """Declare ``bisect`` and its options."""
-    parser = commands.add_parser(
-        "bisect",
-        usage="perfsuite bisect GOOD BAD [--margin PERCENT] [--json F] -- TEST [pytest arguments]",
-        help="find the commit that made a test slower",
-        description="Compare GOOD with commits between it and BAD, along first parents, until the first slow "
-        "one is found. The test is the work tree's, whatever commit is measured. Commits that cannot be built or "
-        "run, or that stay undecided, are skipped.",
-        epilog="Exit status: 0 found; 1 BAD is not slower than GOOD; 2 bad input, or a commit that cannot be "
-        "compared; 3 a range is left.",
-    )
-    parser.add_argument("good", metavar="GOOD", help="git revision that is fast")
-    parser.add_argument(
-        "bad", metavar="BAD", help="git revision that is slow, and descends from GOOD"
-    )
-    parser.add_argument(
-        "--margin", type=float, metavar="PERCENT", help="what counts as slower (default: 5)"
-    )
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the result there")
-    parser.add_argument("test", nargs="+", metavar="TEST", help="test that uses latency_gate")
-    parser.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
+@app.command(
+    "bisect",
+    help="Compare GOOD with commits between it and BAD, along first parents, until the first slow one is found. "
+    "The test is the work tree's, whatever commit is measured. Commits that cannot be built or run, or that stay "
+    "undecided, are skipped. Arguments of pytest follow TEST, after --: perfsuite bisect v1 HEAD -- TEST -k parse.",
+    epilog="Exit status: 0 found; 1 BAD is not slower than GOOD; 2 bad input, or a commit that cannot be compared; "
+    "3 a range is left.",
+)
+def run(
+    context: typer.Context,
+    good_revision: Annotated[str, typer.Argument(metavar="GOOD", help="git revision that is fast")],
+    bad_revision: Annotated[
+        str,
+        typer.Argument(metavar="BAD", help="git revision that is slow, and descends from GOOD"),
+    ],
+    test: Annotated[list[str], typer.Argument(metavar="TEST", help="test that uses latency_gate")],
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin", metavar="PERCENT", parser=number, help="what counts as slower (default: 5)"
+        ),
+    ] = None,
+    json_file: JsonFile = None,
+) -> int:
     """Search, print each step and what was found, and return the exit status.
 
     Raises:
         UsageError: for an option, a revision or a repository that cannot be used.
         RevisionError: if GOOD and BAD themselves cannot be compared.
     """
-    if arguments.json is not None:
-        check_writable(arguments.json)
+    if json_file is not None:
+        check_writable(json_file)
     root = revisions.find_root(Path.cwd())
-    good = revisions.resolve(root, arguments.good, title="GOOD")
-    bad = revisions.resolve(root, arguments.bad, title="BAD")
+    good = revisions.resolve(root, good_revision, title="GOOD")
+    bad = revisions.resolve(root, bad_revision, title="BAD")
     commits = revisions.first_parent_range(root, good.commit, bad.commit)
-    options = [] if arguments.margin is None else ["--margin", str(arguments.margin)]
+    options = [] if margin is None else ["--margin", str(margin)]
 
     def compare(commit: str, more: Sequence[str]) -> Measured:
-        return compare_one(good.commit, commit, [*arguments.test, *more], options)
+        return compare_one(good.commit, commit, [*test, *more], options)
 
     with interrupted() as interrupts:
         try:
@@ -93,8 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             return interrupts.status
     told = [revisions.describe(root, commit) for commit in found.commits]
-    if arguments.json is not None:
-        write_json(arguments.json, _as_json(arguments, good.commit, bad.commit, found, told))
+    if json_file is not None:
+        content = _as_json(good.commit, bad.commit, found, told, command_line(context))
+        write_json(json_file, content)
     print(_conclusion(told))
     return 0 if len(told) == 1 else EXIT_RANGE
 
@@ -192,12 +196,12 @@ def _conclusion(commits: Sequence[Commit]) -> str:
 
 
 def _as_json(
-    arguments: argparse.Namespace, good: str, bad: str, found: Found, commits: Sequence[Commit]
+    good: str, bad: str, found: Found, commits: Sequence[Commit], command: str
 ) -> dict[str, Any]:
     return {
         "good": good,
         "bad": bad,
-        "command": arguments.command,
+        "command": command,
         "commits": [
             {"commit": one.commit, "subject": one.subject, "date": one.date} for one in commits
         ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import math
@@ -15,8 +14,12 @@ import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Annotated, Any, Literal
 
+import typer
+from typer.core import TyperCommand
+
+from perfsuite.commands import JsonFile, application, command_line, number
 from perfsuite.compare import only_gated, revisions
 from perfsuite.compare.interrupts import interrupted
 from perfsuite.compare.result import BenchmarkResult, Comparison
@@ -26,121 +29,110 @@ from perfsuite.files import check_writable, write_json, write_text
 _PLUGIN = "perfsuite.plugin"
 _CLEANUP_TIMEOUT_S = 60.0
 
-
-def add_parser(commands: Any) -> None:
-    """Declare ``compare`` and its options."""
-    parser = commands.add_parser(
-        "compare",
-        usage="perfsuite compare BASE [options] [--] [pytest arguments]",
-        help="measure this work tree against a git revision of it",
-        description="Check BASE out beside this work tree, run the tests that use latency_gate in fresh "
-        "processes of both, in alternation on this machine, and give a verdict per benchmark. Needs no stored "
-        "baseline and no reference. What is no option of compare's goes to pytest: files, -k, -o perf_looks=3.",
-        epilog="Exit status: 0 nothing became slower; 1 something did; 2 bad input, nothing could be compared, "
-        "or a test that head cannot run; 3 undecided.",
-    )
-    # BASE is the first of them: as an argument of its own it would take a -- that follows it along.
-    parser.add_argument(
-        "arguments",
-        metavar="BASE",
-        nargs=argparse.REMAINDER,
-        help="git revision: a branch, a tag, a commit; with ... at its end the point where HEAD left it",
-    )
-    _add_options(parser)
-    parser.set_defaults(run=run, parser=parser)
+app = application()
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--head", metavar="REV", help="compare this revision (default: the work tree as it is)"
-    )
-    parser.add_argument(
-        "--tests-from",
-        choices=("head", "base"),
-        default="head",
-        help="whose tests run on both sides: the work tree's, or BASE's (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        metavar="PERCENT",
-        help="by which a benchmark may be slower, where it has no margin of its own (default: 5)",
-    )
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the result there")
-    parser.add_argument("--markdown", type=Path, metavar="F", help="also write the table there")
+class _Compare(TyperCommand):
+    """Takes -h for help where it stands alone: as an option it would be found in pytest's -khash, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        place = args.index("--") if "--" in args else len(args)
+        own = ["--help" if one == "-h" else one for one in args[:place]]
+        return super().parse_args(ctx, [*own, *args[place:]])
 
 
-class _OwnOptions(argparse.ArgumentParser):
-    """Picks compare's own options from arguments of pytest's."""
-
-    def __init__(self) -> None:
-        # No abbreviations: --mark is not ours to guess at.
-        super().__init__(prog="perfsuite compare", add_help=False, allow_abbrev=False)
-        _add_options(self)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
-    """Return what is pytest's, after BASE and the options of compare's that stand among it went where they belong.
-
-    Raises:
-        UsageError: for an option of compare's that cannot be used, or without BASE.
-    """
-    rest: list[str] = arguments.arguments
-    place = rest.index("--") if "--" in rest else len(rest)
-    before, after = rest[:place], rest[place + 1 :]
-    if {"-h", "--help"}.intersection(before):
-        arguments.parser.print_help()
-        raise SystemExit(0)
-    own = _OwnOptions()
-    if not before:
-        own.error("BASE is missing")
-    arguments.base = before[0]
-    _, theirs = own.parse_known_args(before[1:], arguments)
-    return [*theirs, *after]
-
-
-def run(arguments: argparse.Namespace) -> int:
+@app.command(
+    "compare",
+    cls=_Compare,
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
+    help="Check BASE out beside this work tree, run the tests that use latency_gate in fresh processes of both, in "
+    "alternation on this machine, and give a verdict per benchmark. Needs no stored baseline and no reference. What "
+    "is no option of compare's, and all that follows --, goes to pytest: files, -k, -o perf_looks=3.",
+    epilog="Exit status: 0 nothing became slower; 1 something did; 2 bad input, nothing could be compared, or a "
+    "test that head cannot run; 3 undecided.",
+)
+def run(
+    context: typer.Context,
+    base: Annotated[
+        str,
+        typer.Argument(
+            metavar="BASE",
+            help="git revision: a branch, a tag, a commit; with ... at its end the point where HEAD left it",
+        ),
+    ],
+    theirs: Annotated[
+        list[str] | None, typer.Argument(metavar="PYTEST_ARGUMENTS", help="what is pytest's")
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head", metavar="REV", help="compare this revision (default: the work tree as it is)"
+        ),
+    ] = None,
+    tests_from: Annotated[
+        Literal["head", "base"],
+        typer.Option(
+            "--tests-from", help="whose tests run on both sides: the work tree's, or BASE's"
+        ),
+    ] = "head",
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin",
+            metavar="PERCENT",
+            parser=number,
+            help="by which a benchmark may be slower, where it has no margin of its own (default: 5)",
+        ),
+    ] = None,
+    json_file: JsonFile = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="also write the table there")
+    ] = None,
+) -> int:
     """Compare, write the files, print the table, and return the exit status.
 
     Raises:
         UsageError: for an option, a revision or a repository that cannot be used.
         RevisionError: if nothing could be compared.
     """
-    theirs = pytest_arguments(arguments)
-    if arguments.margin is not None and not 0 < arguments.margin < math.inf:
-        raise UsageError(f"--margin {arguments.margin}: must be a positive number of percent")
-    for option in ("json", "markdown"):
-        if getattr(arguments, option) is not None:
-            check_writable(getattr(arguments, option), option=f"--{option}")
+    if margin is not None and not 0 < margin < math.inf:
+        raise UsageError(f"--margin {margin}: must be a positive number of percent")
+    if json_file is not None:
+        check_writable(json_file, option="--json")
+    if markdown is not None:
+        check_writable(markdown, option="--markdown")
     root = revisions.find_root(Path.cwd())
-    revisions.resolve(root, arguments.base)
-    if arguments.head is not None:
-        revisions.resolve(root, arguments.head, title="--head")
+    revisions.resolve(root, base)
+    if head is not None:
+        revisions.resolve(root, head, title="--head")
+    options = ["--perf-against", base, "--perf-tests-from", tests_from]
+    if head is not None:
+        options += ["--perf-head", head]
+    if margin is not None:
+        options += ["--perf-margin", str(margin)]
     with interrupted() as interrupts:
         try:
-            comparison = _measure(arguments, theirs)
+            comparison = _measure(options, theirs or [], command_line(context))
         except KeyboardInterrupt:
             if interrupts.number in (None, signal.SIGINT):
                 raise
             return interrupts.status
-    if arguments.json is not None:
-        write_json(arguments.json, comparison.as_json())
-    if arguments.markdown is not None:
-        write_text(arguments.markdown, comparison.markdown(), option="--markdown ")
+    if json_file is not None:
+        write_json(json_file, comparison.as_json())
+    if markdown is not None:
+        write_text(markdown, comparison.markdown(), option="--markdown ")
     print(comparison.text())
     return comparison.exit_status
 
 
-def _measure(arguments: argparse.Namespace, theirs: Sequence[str]) -> Comparison:
+def _measure(options: Sequence[str], theirs: Sequence[str], line: str) -> Comparison:
     """Run pytest, and return what it compared."""
     with tempfile.TemporaryDirectory(prefix="perfsuite-") as scratch:
         report, failures, output = (
             Path(scratch, name) for name in ("report.json", "failures.json", "output")
         )
-        command = [*_pytest(), *_options(arguments, report, failures), *theirs]
+        command = [*_pytest(), *options, "--perf-report", str(report)]
+        command += [only_gated.OPTION, str(failures), *_whatever_the_settings_say(), *theirs]
         with output.open("wb") as file:
             _run(command, file)
         told = output.read_text(encoding="utf-8", errors="replace")
@@ -153,7 +145,7 @@ def _measure(arguments: argparse.Namespace, theirs: Sequence[str]) -> Comparison
     judged = {outcome["test"] for outcome in outcomes if outcome["failed"]}
     broken = {test: words for test, words in session["failures"].items() if test not in judged}
     head, base = found.get("titles") or ("head", "BASE")
-    comparison = Comparison(head, base, results, broken, found.get("machine"), arguments.command)
+    comparison = Comparison(head, base, results, broken, found.get("machine"), line)
     if not comparison.compared:
         raise RevisionError(_why_nothing(comparison, session["collected"]))
     return comparison
@@ -173,15 +165,9 @@ def _pytest() -> list[str]:
     return [*command, "-p", only_gated.__name__]
 
 
-def _options(arguments: argparse.Namespace, report: Path, failures: Path) -> list[str]:
-    options = ["--perf-against", arguments.base, "--perf-tests-from", arguments.tests_from]
-    if arguments.head is not None:
-        options += ["--perf-head", arguments.head]
-    if arguments.margin is not None:
-        options += ["--perf-margin", str(arguments.margin)]
-    options += ["--perf-report", str(report), only_gated.OPTION, str(failures)]
-    # Whatever the user's settings say: all of them, one after the other, however long each takes.
-    options += ["--quiet", "--maxfail=0"]
+def _whatever_the_settings_say() -> list[str]:
+    """Return options by which all tests run, one after the other, however long each takes."""
+    options = ["--quiet", "--maxfail=0"]
     for module, option in (("xdist", "-n0"), ("pytest_timeout", "--timeout=0")):
         if importlib.util.find_spec(module) is not None:
             options.append(option)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from perfsuite.commands import JsonFile, application
 from perfsuite.errors import UsageError
 from perfsuite.files import check_writable, write_json, write_text
 
@@ -17,70 +19,83 @@ if TYPE_CHECKING:
 STORAGE = Path(".benchmarks")
 ACCEPTED = Path("perfsuite/accepted.toml")
 
-
-def add_parser(commands: Any) -> None:
-    """Declare ``history`` and its options."""
-    parser = commands.add_parser(
-        "history",
-        description="Read the runs that pytest-benchmark stored (pytest perfsuite "
-        "--benchmark-autosave) and show the trend of each subject on each machine, with the changes "
-        "of level and the commits between which they lie. A change never fails this command.",
-    )
-    parser.add_argument(
-        "--storage", type=Path, default=STORAGE, metavar="DIR",
-        help="folder of the stored runs, or one file (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--subject", metavar="S", help="only those whose name holds this text")
-    parser.add_argument("--machine", metavar="M", help="only machines whose name holds this text")
-    add_accepted(parser)
-    parser.add_argument(
-        "--import", dest="sources", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
-        help="first store copies of these pytest-benchmark files",
-    )  # fmt: skip
-    parser.add_argument("--chart", type=Path, metavar="F", help="also draw it there, as SVG")
-    parser.add_argument("--json", type=Path, metavar="F", help="also write it there")
-    parser.set_defaults(run=run)
-
-
-def add_accepted(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--accepted``."""
-    parser.add_argument(
-        "--accepted", type=Path, metavar="FILE",
+AcceptedFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--accepted",
+        metavar="FILE",
         help=f"changes that were accepted, with reasons (default: {ACCEPTED}, if there is one)",
-    )  # fmt: skip
+    ),
+]
+
+app = application()
 
 
-def run(arguments: argparse.Namespace) -> int:
+@app.command(
+    "history",
+    help="Read the runs that pytest-benchmark stored (pytest perfsuite --benchmark-autosave) and show the trend "
+    "of each subject on each machine, with the changes of level and the commits between which they lie. A change "
+    "never fails this command.",
+)
+def run(
+    more_sources: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="after --import: more of its files")
+    ] = None,
+    storage: Annotated[
+        Path,
+        typer.Option("--storage", metavar="FOLDER", help="folder of the stored runs, or one file"),
+    ] = STORAGE,
+    subject: Annotated[
+        str | None,
+        typer.Option("--subject", metavar="TEXT", help="only those whose name holds this text"),
+    ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option("--machine", metavar="TEXT", help="only machines whose name holds this text"),
+    ] = None,
+    accepted: AcceptedFile = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import", metavar="FILE", help="first store copies of these pytest-benchmark files"
+        ),
+    ] = None,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", metavar="FILE", help="also draw it there, as SVG")
+    ] = None,
+    json_file: JsonFile = None,
+) -> int:
     """Import, read, explain, show. Raises UsageError."""
     from perfsuite.history import store
     from perfsuite.history.explaining import as_json, unused
     from perfsuite.history.trend import print_history
 
-    if arguments.chart is not None and arguments.chart.suffix.lower() != ".svg":
-        raise UsageError(f"--chart {arguments.chart}: must end in .svg")
-    for option in ("chart", "json"):
-        if (path := getattr(arguments, option)) is not None:
-            check_writable(path, option=f"--{option}")
-    for source in arguments.sources:
-        added = store.add(arguments.storage, source)
+    if more_sources and not sources:
+        raise UsageError(f"{more_sources[0]}: give files after --import")
+    if chart is not None and chart.suffix.lower() != ".svg":
+        raise UsageError(f"--chart {chart}: must end in .svg")
+    if chart is not None:
+        check_writable(chart, option="--chart")
+    if json_file is not None:
+        check_writable(json_file, option="--json")
+    for source in [*(sources or []), *(more_sources or [])]:
+        added = store.add(storage, source)
         print(f"{source}: {f'stored as {added}' if added else 'is stored already'}")
-    known = known_of(arguments.accepted)
-    stories, unreadable = read_stories(
-        arguments.storage, known, subject=arguments.subject, machine=arguments.machine
-    )
+    known = known_of(accepted)
+    stories, unreadable = read_stories(storage, known, subject=subject, machine=machine)
     for line in unreadable:
         print(f"perfsuite: left out: {line}", file=sys.stderr)
-    if arguments.json is not None:
+    if json_file is not None:
         series = [as_json(story) for story in stories]
-        write_json(arguments.json, {"series": series, "unreadable": unreadable})
-    if arguments.chart is not None:
+        write_json(json_file, {"series": series, "unreadable": unreadable})
+    if chart is not None:
         from perfsuite.history.chart import history_chart
 
-        write_text(arguments.chart, history_chart(stories), option="--chart ")
+        write_text(chart, history_chart(stories), option="--chart ")
     print_history(stories)
     if not stories:
         print("no run is stored that fits")
-    if arguments.subject is None and arguments.machine is None:
+    if subject is None and machine is None:
         for entry in unused(known.accepted, stories):
             print(f"accepted, but not there: {entry.subject} at {entry.commit}: {entry.reason}")
     return 0

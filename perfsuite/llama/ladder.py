@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+import typer
 
 from perfsuite import statistics
+from perfsuite.commands import JsonFile, application, command_line, whole
 from perfsuite.errors import UsageError
 from perfsuite.files import check_writable, write_json, write_text
 from perfsuite.llama import prompts
@@ -21,7 +22,15 @@ from perfsuite.llama.csv_file import as_csv
 from perfsuite.llama.failures import runtime_failures
 from perfsuite.llama.measuring import WARMUP_ROUNDS, interleave
 from perfsuite.llama.neighbours import Neighbours
-from perfsuite.llama.options import add_prompted_model, check_length, check_positive
+from perfsuite.llama.options import (
+    MODEL,
+    Model,
+    Stages,
+    Threads,
+    Tokens,
+    check_length,
+    check_positive,
+)
 from perfsuite.llama.results import LadderResult
 from perfsuite.llama.rows import Forward, stage_row, unsplit_name, unsplit_row
 from perfsuite.llama.table import print_ladder
@@ -34,89 +43,98 @@ if TYPE_CHECKING:
     from runtime.checkpoints import Checkpoint
     from runtime.stages import Stage
 
-
-def add_parser(commands: Any) -> None:
-    """Declare ``ladder`` and its options."""
-    parser = commands.add_parser(
-        "ladder",
-        description="Run the stages and the unsplit model in alternation on one text, and print "
-        "latency, speed-up, traffic, phases and what the worker sees.",
-    )
-    add_prompted_model(parser)
-    parser.add_argument("--stages", metavar="A,B", help=f"of {', '.join(STAGES)} (default: all)")
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        metavar="D",
-        help="the worker's and the unsplit model's (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=5,
-        metavar="R",
-        help=f"measured rounds, after {WARMUP_ROUNDS} for warm-up (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="threads of each process (default: the runtime's and torch's choice)",
-    )
-    text = parser.add_mutually_exclusive_group()
-    text.add_argument(
-        "--prompt", metavar="TEXT", help="text to run on (default: a passage that is shipped)"
-    )
-    text.add_argument("--prompt-file", type=Path, metavar="F", help="the same, from a file")
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="S",
-        help="of the order in a round and of the bootstrap (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--against", type=Path, metavar="F", help="also show it beside a result that --json wrote"
-    )
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the result there")
-    parser.add_argument("--csv", type=Path, metavar="F", help="also write its table there")
-    parser.set_defaults(run=run)
+app = application()
 
 
+@app.command(
+    "ladder",
+    help="Run the stages and the unsplit model in alternation on one text, and print latency, speed-up, "
+    "traffic, phases and what the worker sees.",
+)
 @runtime_failures()
-def run(arguments: argparse.Namespace) -> int:
+def run(
+    context: typer.Context,
+    model: Model = MODEL,
+    tokens: Tokens = None,
+    stages: Stages = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", metavar="DEVICE", help="the worker's and the unsplit model's: cpu or cuda"
+        ),
+    ] = "cpu",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds",
+            metavar="ROUNDS",
+            parser=whole,
+            help=f"measured rounds, after {WARMUP_ROUNDS} for warm-up",
+        ),
+    ] = 5,
+    threads: Threads = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", metavar="TEXT", help="text to run on (default: a passage that is shipped)"
+        ),
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompt-file", metavar="FILE", help="the same, from a file")
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            metavar="NUMBER",
+            parser=whole,
+            help="of the order in a round and of the bootstrap",
+        ),
+    ] = 0,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="FILE", help="also show it beside a result that --json wrote"
+        ),
+    ] = None,
+    json_file: JsonFile = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="also write its table there")
+    ] = None,
+) -> int:
     """Measure, write the JSON, print the table. Raises PerfsuiteError."""
-    stages = choose_stages(arguments.stages)
-    check_positive(arguments, "tokens", "rounds", "threads")
-    if arguments.seed < 0:
-        raise UsageError(f"--seed {arguments.seed}: must not be negative")
-    for option in ("json", "csv"):
-        if (path := getattr(arguments, option)) is not None:
-            check_writable(path, option=f"--{option}")
-    earlier = None if arguments.against is None else read_earlier(arguments.against)
-    prompt = _prompt(arguments)
-    checkpoint = load_checkpoint(arguments.model)
-    check_length(arguments, checkpoint.config)
-    text = prompt.tokenized(checkpoint.tokenizer(), arguments.tokens)
-    check_length(arguments, checkpoint.config, len(text.ids))
+    chosen = choose_stages(stages)
+    check_positive(tokens=tokens, rounds=rounds, threads=threads)
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: must not be negative")
+    if json_file is not None:
+        check_writable(json_file, option="--json")
+    if csv_file is not None:
+        check_writable(csv_file, option="--csv")
+    earlier = None if against is None else read_earlier(against)
+    given = _prompt(prompt, prompt_file)
+    checkpoint = load_checkpoint(model)
+    check_length(model, checkpoint.config, tokens)
+    text = given.tokenized(checkpoint.tokenizer(), tokens)
+    check_length(model, checkpoint.config, len(text.ids))
     if earlier is not None:
-        earlier.check((arguments.model, len(text.ids), arguments.device))
+        earlier.check((model, len(text.ids), device))
     result = measure(
         checkpoint,
         torch.tensor([text.ids]),
-        stages,
-        device=arguments.device,
-        threads=arguments.threads,
-        rounds=arguments.rounds,
-        seed=arguments.seed,
-        model=arguments.model,
+        chosen,
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        seed=seed,
+        model=model,
         prompt=text.source,
-        command=arguments.command,
+        command=command_line(context),
     )
-    if arguments.json is not None:
-        write_json(arguments.json, result)
-    if arguments.csv is not None:
-        write_text(arguments.csv, as_csv(result), option="--csv ")
+    if json_file is not None:
+        write_json(json_file, result)
+    if csv_file is not None:
+        write_text(csv_file, as_csv(result), option="--csv ")
     print_ladder(result)
     if earlier is not None:
         print_against(result, earlier)
@@ -205,12 +223,13 @@ def measure(
     )
 
 
-def _prompt(arguments: argparse.Namespace) -> prompts.Prompt:
-    if arguments.prompt is not None:
-        return prompts.Prompt("--prompt", arguments.prompt)
-    if arguments.prompt_file is not None:
-        text = prompts.read_prompt(arguments.prompt_file)
-        return prompts.Prompt(str(arguments.prompt_file), text)
+def _prompt(text: str | None, file: Path | None) -> prompts.Prompt:
+    if text is not None and file is not None:
+        raise UsageError("--prompt-file: not allowed with --prompt")
+    if text is not None:
+        return prompts.Prompt("--prompt", text)
+    if file is not None:
+        return prompts.Prompt(str(file), prompts.read_prompt(file))
     return prompts.SHIPPED
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from perfsuite import baselines_command
 from perfsuite.baselines_command import MOST_ADOPTED_BYTES
@@ -73,11 +73,10 @@ def commit() -> None:
 
 def call(*arguments: object) -> int:
     """Call ``perfsuite baselines`` with these arguments."""
-    parser = argparse.ArgumentParser()
-    baselines_command.add_parser(parser.add_subparsers())
-    parsed = parser.parse_args(["baselines", *map(str, arguments)])
-    code: int = parsed.run(parsed)
-    return code
+    program = get_command(baselines_command.app)
+    with program.make_context("baselines", [*map(str, arguments)]) as context:
+        code: int = program.invoke(context)
+        return code
 
 
 Output = pytest.CaptureFixture[str]

@@ -18,7 +18,7 @@ from runtime import SplitError, load_checkpoint
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ("", "COMMAND"),
+        ("", "Missing command (see perfsuite --help)"),
         ("climb", "climb"),
         ("ladder --no-such-option", "--no-such-option"),
         ("ladder --model no-such-model", "no-such-model"),
@@ -27,7 +27,10 @@ from runtime import SplitError, load_checkpoint
         ("ladder --stages ,", "no stage ''"),
         ("ladder --tokens 0", "at least 1"),
         ("ladder --tokens -3", "at least 1"),
-        ("ladder --tokens many", "many"),
+        (
+            "ladder --tokens many",
+            "'--tokens': 'many' is no whole number (see perfsuite ladder --help)",
+        ),
         ("ladder --tokens 100000000", "positions"),
         ("ladder --rounds 0", "at least 1"),
         ("ladder --threads 0", "at least 1"),
@@ -40,6 +43,10 @@ from runtime import SplitError, load_checkpoint
         ("ladder --json /no/such/folder/f.json", "/no/such/folder"),
         ("ladder --json /proc/f.json", "/proc"),
         ("ladder --json /dev/null", "regular file"),
+        ("compare HEAD --margin 5%", "'--margin': '5%' is no number"),
+        ("compare HEAD --tests-from both", "'both' is not one of 'head', 'base'"),
+        ("baselines prune --no-such-option", "(see perfsuite baselines prune --help)"),
+        ("history stray.json", "stray.json: give files after --import"),
         ("history --storage /no/such", "--storage /no/such"),
         ("history --chart history.png", "must end in .svg"),
         ("history --chart /no/such/h.svg", "--chart /no/such/h.svg"),

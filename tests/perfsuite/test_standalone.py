@@ -11,8 +11,10 @@ from zipfile import ZipFile
 
 import pytest
 
+from perfsuite.__main__ import COMMANDS
+
 PERFSUITE = Path(__file__).parents[2] / "perfsuite"
-HEAVY = ("numpy", "runtime", "scipy", "torch", "transformers", "zmq")
+HEAVY = ("numpy", "pydantic", "runtime", "scipy", "torch", "transformers", "typer", "zmq")
 
 
 def imported(statement: str) -> set[str]:
@@ -26,6 +28,14 @@ def imported(statement: str) -> set[str]:
 
 def test_a_start_of_pytest_pays_for_nothing_heavy() -> None:
     assert imported("import perfsuite.plugin").isdisjoint(HEAVY)
+
+
+def test_a_list_of_the_commands_imports_none_of_them() -> None:
+    statement = (
+        "from perfsuite.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    )
+    modules = {command.module for command in COMMANDS.values()}
+    assert imported(statement).isdisjoint({*HEAVY, "rich", *modules} - {"typer"})
 
 
 @pytest.mark.parametrize("command", ["baselines", "calibrate", "compare", "history", "report"])

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import typer
+
+from perfsuite.commands import JsonFile, application, command_line, whole
 from perfsuite.errors import UsageError
 from perfsuite.llama.failures import runtime_failures
-from perfsuite.llama.options import add_prompted_model, check_length, check_positive
+from perfsuite.llama.options import (
+    MODEL,
+    Model,
+    Stages,
+    Threads,
+    Tokens,
+    check_length,
+    check_positive,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -21,58 +31,77 @@ if TYPE_CHECKING:
     from runtime.checkpoints import Checkpoint, ModelConfig
     from runtime.stages import Stage
 
-
-def add_parser(commands: Any) -> None:
-    """Declare ``diagnose`` and its options."""
-    parser = commands.add_parser(
-        "diagnose",
-        description="Measure single transfers, single operations and whole forward passes; predict the "
-        "latter from the former alone, and project what a change would bring.",
-    )
-    add_prompted_model(parser)
-    parser.add_argument("--stages", metavar="A,B", help="stages to explain (default: all)")
-    parser.add_argument(
-        "--device", default="cpu", metavar="D", help="the worker's (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=3,
-        metavar="R",
-        help="of micro-measurements and forward passes in alternation (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="T", help="of each worker (default: torch's choice)"
-    )
-    parser.add_argument(
-        "--what-if",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="project another transport=, device=, dtype= or number of calls rpc=; may be repeated",
-    )
-    parser.add_argument(
-        "--slowdown",
-        action="append",
-        default=[],
-        metavar="PHASE=FACTOR",
-        help="make a phase of the forward passes slower, to see it found",
-    )
-    parser.add_argument(
-        "--timeline",
-        type=Path,
-        metavar="F",
-        help="also write a Chrome trace of one forward per stage",
-    )
-    parser.add_argument("--chart", type=Path, metavar="DIR", help="also draw charts there")
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the result there")
-    parser.set_defaults(run=run)
+app = application()
 
 
+class _Asked(NamedTuple):
+    """What is only noted in the result."""
+
+    model: str
+    tokens: int
+    prompt: str
+    device: str
+    threads: int
+    rounds: int
+    command: str
+
+
+@app.command(
+    "diagnose",
+    help="Measure single transfers, single operations and whole forward passes; predict the latter from the "
+    "former alone, and project what a change would bring.",
+)
 @runtime_failures()
-def run(arguments: argparse.Namespace) -> int:
+def run(
+    context: typer.Context,
+    model: Model = MODEL,
+    tokens: Tokens = None,
+    stages: Stages = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="DEVICE", help="the worker's: cpu so far")
+    ] = "cpu",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds",
+            metavar="ROUNDS",
+            parser=whole,
+            help="of micro-measurements and forward passes in alternation",
+        ),
+    ] = 3,
+    threads: Threads = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            metavar="KEY=VALUE",
+            help="project another transport=, device=, dtype= or number of calls rpc=; may be repeated. "
+            "Transports: zmq-ipc, zmq-tcp, shared-memory. Devices: a100, h100, h100-pcie, h200, l4, l40s. "
+            "Types: float32, bfloat16. Calls: from 1 to 1,000,000",
+        ),
+    ] = None,
+    slowdown: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slowdown",
+            metavar="PHASE=FACTOR",
+            help="make a phase of the forward passes slower, to see it found; may be repeated. Phases: "
+            "serialize, transport, device, deserialize, trusted, total. Factors: of the phase's time, from 1",
+        ),
+    ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            "--timeline", metavar="FILE", help="also write a Chrome trace of one forward per stage"
+        ),
+    ] = None,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", metavar="FOLDER", help="also draw charts there")
+    ] = None,
+    json_file: JsonFile = None,
+) -> int:
     """Measure, predict, write the files, print. Raises PerfsuiteError."""
-    check_positive(arguments, "tokens", "rounds", "threads")
+    check_positive(tokens=tokens, rounds=rounds, threads=threads)
     import torch
 
     from perfsuite.files import check_writable, write_json
@@ -86,56 +115,55 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime import load_checkpoint
     from runtime.delay_injection import Delays, parse_factor
 
-    stages = choose_stages(arguments.stages)
-    arguments.tokens = arguments.tokens or prompts.SHIPPED_TOKENS
-    if arguments.device != "cpu":
+    chosen = choose_stages(stages)
+    tokens = tokens or prompts.SHIPPED_TOKENS
+    if device != "cpu":
         raise UsageError(
-            f"--device {arguments.device}: only the operations of cpu are measured one by one so far; "
+            f"--device {device}: only the operations of cpu are measured one by one so far; "
             "project another with --what-if device="
         )
-    what_if = parse_what_if(arguments.what_if)
-    slowdown = Delays(dict(map(parse_factor, arguments.slowdown))).factors
-    for option in ("json", "timeline"):
-        file = getattr(arguments, option)
-        if file is not None:
-            check_writable(file, option=f"--{option}")
-    if arguments.chart is not None:
-        check_drawable(arguments.chart)
-    config = known_config(arguments.model)
+    assumed = parse_what_if(what_if or [])
+    factors = Delays(dict(map(parse_factor, slowdown or []))).factors
+    if json_file is not None:
+        check_writable(json_file, option="--json")
+    if timeline is not None:
+        check_writable(timeline, option="--timeline")
+    if chart is not None:
+        check_drawable(chart)
+    config = known_config(model)
     if config is not None:
-        _check_fits(arguments, what_if, config, stages)
-    checkpoint = load_checkpoint(arguments.model)
+        _check_fits(model, config, chosen, tokens, assumed)
+    checkpoint = load_checkpoint(model)
     if config is None:
-        _check_fits(arguments, what_if, checkpoint.config, stages)
-    prompt = prompts.SHIPPED.tokenized(checkpoint.tokenizer(), arguments.tokens)
+        _check_fits(model, checkpoint.config, chosen, tokens, assumed)
+    prompt = prompts.SHIPPED.tokenized(checkpoint.tokenizer(), tokens)
     input_ids = torch.tensor([prompt.ids])
-    threads = arguments.threads or torch.get_num_threads()
+    threads = threads or torch.get_num_threads()
     measured = measure(
         checkpoint,
         input_ids,
-        stages,
-        projected=what_if.patterns(checkpoint.config, stages, arguments.tokens),
-        device=arguments.device,
+        chosen,
+        projected=assumed.patterns(checkpoint.config, chosen, tokens),
+        device=device,
         threads=threads,
-        rounds=arguments.rounds,
-        slowdown=slowdown,
+        rounds=rounds,
+        slowdown=factors,
     )
-    result = _assemble(
-        arguments, checkpoint.config, stages, what_if, threads, measured, prompt.source
-    )
-    if arguments.timeline is not None:
-        timeline = _timeline(checkpoint, stages, input_ids, arguments.device, threads)
-        write_json(arguments.timeline, timeline, "--timeline")
-    if arguments.json is not None:
-        write_json(arguments.json, result)
-    if arguments.chart is not None:
-        draw_charts(result, arguments.chart)
+    asked = _Asked(model, tokens, prompt.source, device, threads, rounds, command_line(context))
+    result = _assemble(asked, checkpoint.config, chosen, assumed, measured)
+    if timeline is not None:
+        trace = _timeline(checkpoint, chosen, input_ids, device, threads)
+        write_json(timeline, trace, "--timeline")
+    if json_file is not None:
+        write_json(json_file, result)
+    if chart is not None:
+        draw_charts(result, chart)
     print_diagnosis(result)
     return 0
 
 
 def _check_fits(
-    arguments: argparse.Namespace, what_if: WhatIf, config: ModelConfig, stages: Sequence[Stage]
+    model: str, config: ModelConfig, stages: Sequence[Stage], tokens: int, what_if: WhatIf
 ) -> None:
     """Refuse what the model's configuration alone shows to be impossible, before anything is loaded."""
     import psutil
@@ -143,28 +171,26 @@ def _check_fits(
     from perfsuite.llama.diagnosis.footprint import check_accelerator, check_memory, memory_needed
     from perfsuite.llama.diagnosis.roads import ROADS
 
-    check_length(arguments, config)
-    needed = memory_needed(config, stages, arguments.tokens, len(ROADS))
-    check_memory(arguments.model, needed, psutil.virtual_memory().available)
+    check_length(model, config, tokens)
+    needed = memory_needed(config, stages, tokens, len(ROADS))
+    check_memory(model, needed, psutil.virtual_memory().available)
     if what_if.accelerator is not None:
         check_accelerator(what_if.accelerator, config, what_if.stages(stages))
 
 
 def _assemble(
-    arguments: argparse.Namespace,
+    asked: _Asked,
     config: ModelConfig,
     stages: Sequence[Stage],
     what_if: WhatIf,
-    threads: int,
     measured: Measured,
-    prompt: str,
 ) -> Diagnosis:
     from perfsuite.llama.cost_model import predict
     from perfsuite.llama.diagnosis import sections
     from perfsuite.llama.diagnosis.result import Diagnosis
     from perfsuite.machine import fingerprint
 
-    findings, tokens = measured.findings, arguments.tokens
+    findings, tokens = measured.findings, asked.tokens
     transport = sections.transport_section(findings.samples)
     rows = [sections.stage_section(stage, measured.forwards[stage.name]) for stage in stages]
     predictions = [
@@ -172,14 +198,14 @@ def _assemble(
         for stage, row in zip(stages, rows, strict=True)
     ]
     return Diagnosis(
-        model=arguments.model,
+        model=asked.model,
         tokens=tokens,
-        prompt=prompt,
-        device=arguments.device,
-        threads=threads,
-        rounds=arguments.rounds,
-        command=arguments.command,
-        machine=fingerprint(threads),
+        prompt=asked.prompt,
+        device=asked.device,
+        threads=asked.threads,
+        rounds=asked.rounds,
+        command=asked.command,
+        machine=fingerprint(asked.threads),
         transport=transport,
         memory=sections.memory_section(findings),
         rates=sections.rates_section(findings),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.main import get_command
 
 from perfsuite.__main__ import main
 from perfsuite.compare import command
@@ -186,28 +186,29 @@ def test_pytest_gets_what_is_its_own(canned: Run) -> None:
     ("given", "theirs", "own"),
     [
         ("main", "", {}),
-        ("main --json f tests/a.py", "tests/a.py", {"json": Path("f")}),
-        ("main tests/a.py --json f", "tests/a.py", {"json": Path("f")}),
-        ("--json f main -k x", "-k x", {"json": Path("f")}),
+        ("main --json f tests/a.py", "tests/a.py", {"json_file": Path("f")}),
+        ("main tests/a.py --json f", "tests/a.py", {"json_file": Path("f")}),
+        ("--json f main -k x", "-k x", {"json_file": Path("f")}),
         ("main -- --head x", "--head x", {"head": None}),
         ("main -o perf_looks=3 --margin 2", "-o perf_looks=3", {"margin": 2.0}),
+        ("main -khash -xvs --margin=2", "-khash -xvs", {"margin": 2.0}),
         ("main --marg 2 --hea x", "--marg 2 --hea x", {"margin": None, "head": None}),
     ],
 )
 def test_options_are_told_apart(given: str, theirs: str, own: dict[str, object]) -> None:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    arguments = parser.parse_args(["compare", *given.split()])
-    assert command.pytest_arguments(arguments) == theirs.split()
-    assert arguments.base == "main"
-    assert {name: getattr(arguments, name) for name in own} == own
+    with get_command(command.app).make_context("compare", given.split()) as context:
+        found = context.params
+    assert list(found["theirs"] or ()) == theirs.split()
+    assert found["base"] == "main"
+    assert {name: found[name] for name in own} == own
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_is_help_wherever_it_stands(
-    committed: Path, capsys: pytest.CaptureFixture[str]
+    committed: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["compare", "HEAD", "--help"])
+        main(["compare", "HEAD", option])
     assert ended.value.code == 0
     assert "--tests-from" in capsys.readouterr().out
 

@@ -210,6 +210,17 @@ def test_imported_files_are_shown(
     assert "is stored already" in capsys.readouterr().out
 
 
+def test_all_files_after_import_are_stored(
+    tmp_path: Path, document: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell writes them for old/*.json."""
+    files = [tmp_path / f"{number}.json" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_text(json.dumps(document(number)))
+    assert history("--import", *files, "--storage", tmp_path / "runs") == 0
+    assert capsys.readouterr().out.count("stored as") == 3
+
+
 def test_a_damaged_file_is_told_on_stderr(
     tmp_path: Path, write_runs: WriteRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
