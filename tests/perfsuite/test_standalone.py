@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 
 PERFSUITE = Path(__file__).parents[2] / "perfsuite"
-HEAVY = ("numpy", "runtime", "scipy", "torch", "transformers", "zmq")
+HEAVY = ("msgspec", "numpy", "runtime", "scipy", "torch", "transformers", "zmq")
 
 
 def imported(statement: str) -> set[str]:

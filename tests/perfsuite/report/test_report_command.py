@@ -53,10 +53,10 @@ def test_escaped_words_stay_on_a_line() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"stages": 3}, "stages: must be a list"),
+        ({"stages": 3}, "stages: expected `array`"),
         ({"machine": None}, "machine: is missing"),
-        ({"model": 7}, "model: must be a text"),
-        ({"tokens": -1}, "tokens: must be a positive number"),
+        ({"model": 7}, "model: expected `str`"),
+        ({"tokens": -1}, "tokens: expected `int` >= 1"),
     ],
 )
 def test_a_damaged_ladder_is_named(
