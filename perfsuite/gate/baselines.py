@@ -572,9 +572,7 @@ def _check(stored: _Entry, place: str, least: int) -> None:
             )
     processes = [one for recording in stored.recordings for one in recording.processes]
     if len(processes) < least:
-        raise UsageError(
-            f"{place}: processes: {len(processes)} are too few, {least} are the least"
-        )
+        raise UsageError(f"{place}: processes: {len(processes)} are too few, {least} are the least")
     if len({frozenset(one.phases or ()) for one in processes}) > 1:
         raise UsageError(f"{place}: processes: they know different phases")
 

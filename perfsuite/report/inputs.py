@@ -50,6 +50,4 @@ class GateReport(Struct, frozen=True, kw_only=True):
 def read_gate(path: Path) -> GateReport:
     """Read a gate's report. Raises UsageError naming the file and the field that cannot be used."""
     report = read(path, GateReport)
-    return replace(
-        report, command=report.command or f"pytest perfsuite --perf-report {path.name}"
-    )
+    return replace(report, command=report.command or f"pytest perfsuite --perf-report {path.name}")

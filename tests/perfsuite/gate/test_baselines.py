@@ -215,7 +215,10 @@ def test_values_that_cannot_be_judged_are_refused_before_anything_is_written(
     [
         ({"processes": LEAST_PROCESSES - 1}, "processes: 2 are too few"),
         ({"recordings": ()}, "processes: 0 are too few"),
-        ({"recordings": recordings(3, 0)}, r"recordings\[1\].processes: expected `array` of length >= 1"),
+        (
+            {"recordings": recordings(3, 0)},
+            r"recordings\[1\].processes: expected `array` of length >= 1",
+        ),
         ({"name": "two\nlines"}, "printable"),
         ({"name": ""}, "printable"),
         ({"machine": {"cpu": ["a list"]}}, "machine.cpu"),
