@@ -1,7 +1,7 @@
 """Files as structs of msgspec's: a file's schema is declared once, and an error names the file and the field.
 
 What is read may be anybody's: each value is held to the type and the bounds that its field declares. A field that
-no schema names is left alone, unless the struct forbids it, and null is as good as missing.
+no schema names is left alone, unless the struct forbids it; null where a value must be counts as missing.
 """
 
 from __future__ import annotations

@@ -98,54 +98,31 @@ class _File(Struct, frozen=True):
     benchmarks: tuple[Any, ...]
 
 
-class _Flags(Struct, frozen=True):
-    slowed: Any = None
-    verdict: Any = None
-    ratio: Any = None
-
-
-class _Flagged(Struct, frozen=True):
-    """As much of a benchmark as says whether, and as what, it is to be read."""
-
-    extra_info: _Flags | None = None
+class _Benchmark(Struct, frozen=True):
+    name: str
+    fullname: str | None = None
+    param: str | None = None
+    stats: dict[str, Any] | None = None
+    extra_info: dict[str, Any] = {}
 
     @property
     def left_out(self) -> bool:
         """What was slowed on purpose, and what the gate judged without a single undisturbed round."""
-        flags = self.extra_info or _Flags()
-        unmeasured = flags.ratio is None or str(flags.ratio) == "nan"
-        return flags.slowed is True or (flags.verdict is not None and unmeasured)
-
-    @property
-    def is_gated(self) -> bool:
-        """Whether it has the gate's figures."""
-        return self.extra_info is not None and self.extra_info.ratio is not None
+        told = self.extra_info
+        unmeasured = told.get("ratio") is None or str(told["ratio"]) == "nan"
+        return told.get("slowed") is True or (told.get("verdict") is not None and unmeasured)
 
 
 class _Stats(Struct, frozen=True):
     median: Positive
 
 
-class _ForeignExtra(Struct, frozen=True):
-    machine: dict[str, Any] | None = None
-
-
-class _Foreign(Struct, frozen=True):
-    """A benchmark without the gate's figures."""
-
-    name: str
-    stats: _Stats
-    fullname: str | None = None
-    extra_info: _ForeignExtra | None = None
-
-
-class _GatedExtra(Struct, frozen=True):
+class _Figures(Struct, frozen=True):
     """The gate's figures."""
 
     ratio: Positive
     latency_ms: Positive
     subject: str | None = None
-    machine: dict[str, Any] | None = None
     workload: dict[str, Any] | None = None
     verdict: str | None = None
     change: Positive | None = None
@@ -165,15 +142,6 @@ class _GatedExtra(Struct, frozen=True):
         stored = self.ratio / self.change
         low, high = self.change_interval
         return low * stored, high * stored
-
-
-class _Gated(Struct, frozen=True):
-    """A benchmark with the gate's figures."""
-
-    name: str
-    extra_info: _GatedExtra
-    fullname: str | None = None
-    param: str | None = None
 
 
 def read_run(path: Path) -> Run:
@@ -207,18 +175,13 @@ def _measurements(file: _File, place: str) -> tuple[tuple[Measurement, ...], tup
     """Return what the benchmarks measured, and a line for each that is damaged, unless all are."""
     found: list[tuple[Measurement, str]] = []
     damaged: list[str] = []
-    for number, benchmark in enumerate(file.benchmarks):
+    for number, content in enumerate(file.benchmarks):
         below = f"benchmarks[{number}]"
         try:
-            flagged = decode(benchmark, _Flagged, place, below)
-            if flagged.left_out:
-                continue
-            if flagged.is_gated:
-                gated = decode(benchmark, _Gated, place, below)
-                found.append((_gated(gated, file), gated.fullname or gated.name))
-            else:
-                foreign = decode(benchmark, _Foreign, place, below)
-                found.append((_foreign(foreign, file), foreign.fullname or foreign.name))
+            benchmark = decode(content, _Benchmark, place, below)
+            if not benchmark.left_out:
+                measurement = _measurement(benchmark, file, place, below)
+                found.append((measurement, benchmark.fullname or benchmark.name))
         except UsageError as error:
             damaged.append(str(error))
     if damaged and not found:
@@ -237,29 +200,26 @@ def _key(measurement: Measurement) -> tuple[object, ...]:
     return measurement.subject, measurement.workload, measurement.machine, is_ratio
 
 
-def _foreign(benchmark: _Foreign, file: _File) -> Measurement:
-    fingerprint = benchmark.extra_info.machine if benchmark.extra_info else None
-    machine, versions = _machine(fingerprint, file)
-    name = benchmark.fullname or benchmark.name
-    return Measurement(name, "", machine, versions, benchmark.stats.median)
-
-
-def _gated(benchmark: _Gated, file: _File) -> Measurement:
-    extra = benchmark.extra_info
-    machine, versions = _machine(extra.machine, file)
-    low, high = extra.interval
+def _measurement(benchmark: _Benchmark, file: _File, place: str, below: str) -> Measurement:
+    machine, versions = _machine(benchmark, file, place, below)
+    if benchmark.extra_info.get("ratio") is None:
+        stats = decode(benchmark.stats, _Stats, place, f"{below}.stats")
+        name = benchmark.fullname or benchmark.name
+        return Measurement(name, "", machine, versions, stats.median)
+    figures = decode(benchmark.extra_info, _Figures, place, f"{below}.extra_info")
+    low, high = figures.interval
     return Measurement(
-        subject=extra.subject or benchmark.param or benchmark.name,
-        workload=_workload(words(extra.workload or {})),
+        subject=figures.subject or benchmark.param or benchmark.name,
+        workload=_workload(words(figures.workload or {})),
         machine=machine,
         versions=versions,
-        seconds=extra.latency_ms / 1e3,
-        ratio=extra.ratio,
+        seconds=figures.latency_ms / 1e3,
+        ratio=figures.ratio,
         low=low,
         high=high,
-        verdict=extra.verdict,
-        phases=_known(extra.phases),
-        budgets={name: int(number) for name, number in _known(extra.budgets).items()},
+        verdict=figures.verdict,
+        phases=_known(figures.phases),
+        budgets={name: int(number) for name, number in _known(figures.budgets).items()},
     )
 
 
@@ -275,11 +235,14 @@ def _workload(told: dict[str, str]) -> str:
     return ", ".join(part for part in (*parts, *told.values()) if part)
 
 
-def _machine(fingerprint: Mapping[str, Any] | None, file: _File) -> tuple[str, dict[str, str]]:
+def _machine(
+    benchmark: _Benchmark, file: _File, place: str, below: str
+) -> tuple[str, dict[str, str]]:
     """Return a machine in a line, and what runs on it."""
+    fingerprint = benchmark.extra_info.get("machine")
     if fingerprint is None:
         return _foreign_machine(file.machine_info)
-    told = words(fingerprint)
+    told = words(decode(fingerprint, dict[str, Any], place, f"{below}.extra_info.machine"))
     return _described(told), {name: told[name] for name in VERSIONS if name in told}
 
 

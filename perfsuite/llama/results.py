@@ -22,6 +22,7 @@ from perfsuite.schema import (
 
 if TYPE_CHECKING:
     from perfsuite.machine import Machine
+    from perfsuite.statistics import Estimate
 
 
 class Phases(Struct, frozen=True):
@@ -48,6 +49,11 @@ class Latency(Interval):
     """Seconds of one forward pass."""
 
     median: Positive
+
+
+def interval_of(estimate: Estimate) -> Interval:
+    """Return what is written of an estimate's interval."""
+    return Interval(low=estimate.low, high=estimate.high)
 
 
 class Token(TypedDict):
