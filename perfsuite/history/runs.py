@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from perfsuite.errors import UsageError
-from perfsuite.schema import Finite, Positive, check_ends, decode, read_json, words
+from perfsuite.schema import FieldError, Finite, Positive, check_ends, decode, read_json, words
 
 HARDWARE = ("cpu", "cpu_model", "cores", "threads", "gpu")
 VERSIONS = ("driver", "torch", "cuda", "python", "kernel")
@@ -121,7 +121,8 @@ class _Figures(Struct, frozen=True):
     """The gate's figures."""
 
     ratio: Positive
-    latency_ms: Positive
+    latency_s: Positive | None = None
+    latency_ms: Positive | None = None  # what older runs have in its place
     subject: str | None = None
     workload: dict[str, Any] | None = None
     verdict: str | None = None
@@ -133,6 +134,13 @@ class _Figures(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.change_interval is not None:
             check_ends("change_interval", *self.change_interval)
+        if self.latency_s is None and self.latency_ms is None:
+            raise FieldError("latency_s", "is missing")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a call."""
+        return (self.latency_ms or 0.0) / 1e3 if self.latency_s is None else self.latency_s
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
@@ -213,7 +221,7 @@ def _measurement(benchmark: _Benchmark, file: _File, place: str, below: str) -> 
         workload=_workload(words(figures.workload or {})),
         machine=machine,
         versions=versions,
-        seconds=figures.latency_ms / 1e3,
+        seconds=figures.seconds,
         ratio=figures.ratio,
         low=low,
         high=high,

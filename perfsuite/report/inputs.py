@@ -22,7 +22,8 @@ class Subject(Struct, frozen=True, kw_only=True):
     verdict: str
     reason: str = ""
     ratio: Positive | None = None
-    latency_ms: Positive
+    latency_s: Positive | None = None
+    older_latency_ms: Positive | None = field(default=None, name="latency_ms")
     change: Positive | None = None
     interval: tuple[Finite, Finite] | None = field(default=None, name="change_interval")
     margin: NotNegative | None = None
@@ -32,6 +33,11 @@ class Subject(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.interval is not None:
             check_ends("change_interval", *self.interval)
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Milliseconds of a call; None where it was not measured."""
+        return self.older_latency_ms if self.latency_s is None else self.latency_s * 1e3
 
 
 class GateReport(Struct, frozen=True, kw_only=True):

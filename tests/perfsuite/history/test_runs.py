@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from perfsuite.errors import UsageError
+from perfsuite.gate.outcome import Outcome, Status
+from perfsuite.gate.process import Process
 from perfsuite.history import store
 from perfsuite.history.runs import Run, extra_info, parse_run
 from perfsuite.schema import parse_json
@@ -52,6 +55,23 @@ def test_what_the_gate_writes_is_what_is_read(document: Document) -> None:
     assert measurement.workload == "tiny, 8 tokens, cpu"
     assert measurement.machine == "Abacus 9"
     assert measurement.budgets == {"rpc_count": 5}
+
+
+def test_an_outcome_of_the_gate_is_read(document: Document) -> None:
+    one = Process(math.log(2.0), 3e-3, 1.5e-3, phases={"device": 0.5}, rounds=4)
+    outcome = Outcome("mine", "test_a.py::test_mine", Status.PASS, "why", [one], "own")
+    content = document()
+    content["benchmarks"][0]["extra_info"] = extra_info(
+        outcome.as_json(samples=False), subject="mine", machine={"cpu": "Abacus 9"}, workload={}
+    )
+    (measurement,) = parsed(content).measurements
+    assert measurement.subject == "mine"
+    assert measurement.seconds == 3e-3
+    assert measurement.ratio == pytest.approx(2.0)
+    assert measurement.phases == {"device": 0.5}
+    del content["benchmarks"][0]["extra_info"]["latency_s"]
+    with pytest.raises(UsageError, match=r"extra_info\.latency_s: is missing"):
+        parsed(content)
 
 
 def test_what_was_slowed_on_purpose_is_left_out(document: Document) -> None:
