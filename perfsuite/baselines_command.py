@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct
 
 from perfsuite import units
 from perfsuite.commands import application
 from perfsuite.errors import UsageError
-from perfsuite.fields import read_json
+from perfsuite.schema import read
 
 if TYPE_CHECKING:
     from perfsuite.gate.baselines import Baselines, Entry
@@ -178,34 +179,42 @@ def _prune(
     return 0
 
 
-def _names_in(report: Path) -> set[str]:
+class _Subject(Struct, frozen=True):
+    name: str
+    verdict: str | None = None
+    test: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is a gate: a test that did not reach its gate is known by its own name, not by the gate's."""
+        return self.verdict != "not-measured" or self.test not in (None, self.name)
+
+
+class _Report(Struct, frozen=True):
+    """As much of a run's report as says which benchmarks there are."""
+
+    subjects: tuple[_Subject, ...]
+    whole: bool | None = None
+
+
+def _names_in(path: Path) -> set[str]:
     """Return the benchmarks of a run's report.
 
     Raises:
         UsageError: if it does not show of all tests which benchmarks they have.
     """
-    content = read_json(report)
-    whole = content.get("whole")
-    if whole is not None and whole.value is not True:
-        raise UsageError(f"--unused {report}: is of a part of the tests; run all, or give names")
-    names = set()
-    for subject in content.need("subjects").items():
-        name = subject.need("name").text()
-        verdict, test = subject.get("verdict"), subject.get("test")
-        # A test that did not reach its gate is known by its own name, not by the gate's.
-        if (
-            verdict is not None
-            and verdict.value == "not-measured"
-            and (test is None or test.value == name)
-        ):
+    report = read(path, _Report)
+    if report.whole is False:
+        raise UsageError(f"--unused {path}: is of a part of the tests; run all, or give names")
+    for subject in report.subjects:
+        if not subject.is_known:
             raise UsageError(
-                f"--unused {report}: {name} was not measured, so that its benchmarks are not known; "
+                f"--unused {path}: {subject.name} was not measured, so that its benchmarks are not known; "
                 "run it, or give names"
             )
-        names.add(name)
-    if not names:
-        raise UsageError(f"--unused {report}: holds no benchmark at all")
-    return names
+    if not report.subjects:
+        raise UsageError(f"--unused {path}: holds no benchmark at all")
+    return {subject.name for subject in report.subjects}
 
 
 @app.command("rename", help="Give a benchmark another name. Its recordings stay.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from perfsuite.gate.outcome import Status
 from perfsuite.gate.views import escaped
+from perfsuite.statistics import Estimate
 from perfsuite.units import percent, seconds
 
 EXIT_REGRESSION = 1
@@ -34,7 +35,7 @@ class BenchmarkResult:
     verdict: str
     reason: str = ""
     problem: str = ""
-    change: tuple[float, float, float] | None = None  # head over BASE, and its interval's ends
+    change: Estimate | None = None  # head over BASE
     margin: float | None = None  # a share
     head_s: float | None = None  # median seconds of a call
     base_s: float | None = None
@@ -53,8 +54,7 @@ class BenchmarkResult:
             return cls(name, "not compared", problem=reason)
         change = None
         if outcome["change"] is not None:
-            low, high = outcome["change_interval"]
-            change = (outcome["change"], low, high)
+            change = Estimate(outcome["change"], *outcome["change_interval"])
         samples = outcome.get("samples", ())
         # Head's are held over BASE's time of the same process, as if BASE were its reference.
         reference_s = median([one["reference_seconds"] for one in samples] or [outcome["base_s"]])
@@ -83,7 +83,7 @@ class BenchmarkResult:
             return None
         head, base = self.head_phases_s, self.base_phases_s
         moves = {phase: head[phase] - base[phase] for phase in head if phase in base}
-        sign = 1 if self.change[0] >= 1 else -1
+        sign = 1 if self.change.value >= 1 else -1
         phase = max(moves, key=lambda name: sign * moves[name], default=None)
         return None if phase is None or sign * moves[phase] <= 0 else (phase, moves[phase])
 
@@ -95,8 +95,8 @@ class BenchmarkResult:
         return {
             **told,
             "reason": self.reason,
-            "change": self.change[0] if self.change else None,
-            "change_interval": list(self.change[1:]) if self.change else None,
+            "change": self.change.value if self.change else None,
+            "change_interval": [self.change.low, self.change.high] if self.change else None,
             "margin": self.margin,
             "head_s": self.head_s,
             "base_s": self.base_s,
@@ -234,8 +234,8 @@ def _cells(result: BenchmarkResult) -> tuple[str, ...]:
 def _change(result: BenchmarkResult) -> str:
     if result.change is None:
         return result.reason or "-"
-    value, low, high = (percent(end - 1) for end in result.change)
-    return f"{value} [{low}, {high}]"
+    change = result.change
+    return f"{percent(change.value - 1)} [{percent(change.low - 1)}, {percent(change.high - 1)}]"
 
 
 def _moved(result: BenchmarkResult) -> str:

@@ -16,16 +16,27 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
+
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from perfsuite.errors import UsageError
-from perfsuite.fields import Field
 from perfsuite.files import locked, write_text
 from perfsuite.gate.process import Process
+from perfsuite.schema import (
+    AtLeastOne,
+    Count,
+    Finite,
+    NotNegative,
+    Positive,
+    decode,
+    parse_json,
+)
 
 SCHEMA = 6
 READ_TOO = 5  # a list of rounds per process, entries in profiles
@@ -51,15 +62,14 @@ class Recording:
     processes: Sequence[Process]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """How each process was measured. A run is so many calls (loops) in a row."""
 
-    loops: int
-    reference_loops: int
-    runs: int  # of either, per round
-    rounds: int
-    discarded: int  # runs before the first that counts
+    loops: AtLeastOne
+    reference_loops: AtLeastOne
+    runs: AtLeastOne  # of either, per round
+    rounds: AtLeastOne
+    discarded: Count  # runs before the first that counts
 
 
 @dataclass(frozen=True)
@@ -275,10 +285,7 @@ def parse(text: str, place: str) -> list[Entry]:
             f"{place}: has merge conflict markers at line {line}: remove them, and keep the lines of both sides "
             "where these are of different benchmarks, of one side where they are of the same"
         )
-    try:
-        content = json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: is damaged: {error}") from error
+    content = parse_json(text, place, _object)
     if not isinstance(content, dict) or type(content.get("schema")) is not int:
         raise UsageError(f"{place}: is damaged: it has no schema: these are no baselines")
     schema = content["schema"]
@@ -293,7 +300,7 @@ def parse(text: str, place: str) -> list[Entry]:
         )
     read = _read_5 if schema == READ_TOO else _read_6
     found: dict[str, Entry] = {}
-    for entry in read(Field(content, f"{place}:")):
+    for entry in read(content, place):
         key = _key(entry.name, entry.machine, entry.workload)
         if key in found:
             raise UsageError(
@@ -368,56 +375,82 @@ def _phases(entry: Entry) -> set[str]:
     return set(entry.processes[0].phases)
 
 
-# Writing
+# The file as it is written
+
+Scalars = dict[str, bool | str | int | Finite | None]
+Quantile = Annotated[float, Meta(ge=0.5, lt=1)]
 
 
-def _text(entries: Mapping[str, Entry]) -> str:
-    """Return the file: its tabs, and each entry before the tab that its key names."""
-    by_tab: dict[int, list[str]] = {}
-    for key in sorted(entries):
-        records = _records(entries[key])
-        by_tab.setdefault(_tab(key), []).extend(json.dumps(one, sort_keys=True) for one in records)
-    lines = [line for tab in range(TABS) for line in (*by_tab.get(tab, []), f'"{tab:03x}"')]
-    head = f'{{"about": {json.dumps(_ABOUT)}, "schema": {SCHEMA}, "entries": ['
-    return "\n".join([head, ",\n".join(lines), "]}"]) + "\n"
+class _Process(Struct, frozen=True):
+    """A process' line. What there is nothing to say of is left out."""
+
+    ratio: Positive
+    subject_s: Positive
+    reference_s: Positive
+    rounds: Count
+    server: str | None = None
+    phases: dict[str, NotNegative] | None = None
+    peak_bytes: AtLeastOne | None = None
+    disturbed: Count | None = None
 
 
-def _tab(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % TABS
+class _Recording(Struct, frozen=True):
+    """A recording's line, which names its benchmark, and the lines that follow it.
+
+    With the name no line of one benchmark is also another's: git would take it for both's.
+    """
+
+    of: str
+    recorded: dict[str, str]
+    processes: Annotated[tuple[_Process, ...], Meta(min_length=1)]
 
 
-def _records(entry: Entry) -> list[dict[str, Any]]:
-    """Return what is written of ``entry``, one object a line; what is not there is left out."""
-    head = {
-        "benchmark": entry.name,
-        "machine": dict(entry.machine),
-        "workload": dict(entry.workload),
-        "code": entry.code or None,
-        "plan": None if entry.plan is None else vars(entry.plan),
-        "quantile": entry.quantile,
-        "reference": entry.reference,
-    }
-    records = [{name: value for name, value in head.items() if value is not None}]
-    for recording in entry.recordings:
-        # With the name, so that no line of one benchmark is also another's: git would take it for both's.
-        records.append({"of": entry.name, "recorded": dict(recording.recorded)})
-        records += map(_process_as_json, recording.processes)
-    return records
+class _Entry(Struct, frozen=True):
+    """A benchmark's line, and the lines that follow it."""
+
+    benchmark: str
+    machine: Scalars
+    workload: Scalars
+    reference: str
+    recordings: tuple[_Recording, ...]
+    code: str | None = None
+    plan: Plan | None = None
+    quantile: Quantile | None = None
 
 
-def _process_as_json(process: Process) -> dict[str, Any]:
-    """Return what is written of it; what is not there is left out."""
-    written: dict[str, Any] = {
-        "ratio": _rounded(_exp(process.log_ratio)),
-        "subject_s": _rounded(process.subject_s),
-        "reference_s": _rounded(process.reference_s),
-        "server": process.server,
-        "phases": {name: _rounded(share) for name, share in process.phases.items()},
-        "peak_bytes": process.peak_bytes,
-        "rounds": process.rounds,
-        "disturbed": process.disturbed or None,
-    }
-    return {name: value for name, value in written.items() if value not in ("", None, {})}
+class _File(Struct, frozen=True):
+    """The lines: a text is a tab."""
+
+    entries: tuple[str | dict[str, Any], ...]
+
+
+def _stored(entry: Entry) -> _Entry:
+    return _Entry(
+        benchmark=entry.name,
+        machine=dict(entry.machine),
+        workload=dict(entry.workload),
+        reference=entry.reference,
+        recordings=tuple(
+            _Recording(entry.name, dict(one.recorded), tuple(map(_stored_process, one.processes)))
+            for one in entry.recordings
+        ),
+        code=entry.code or None,
+        plan=entry.plan,
+        quantile=entry.quantile,
+    )
+
+
+def _stored_process(process: Process) -> _Process:
+    return _Process(
+        ratio=_rounded(_exp(process.log_ratio)),
+        subject_s=_rounded(process.subject_s),
+        reference_s=_rounded(process.reference_s),
+        rounds=process.rounds,
+        server=process.server or None,
+        phases={name: _rounded(share) for name, share in process.phases.items()} or None,
+        peak_bytes=process.peak_bytes,
+        disturbed=process.disturbed or None,
+    )
 
 
 def _rounded(value: float) -> float:
@@ -431,6 +464,37 @@ def _exp(value: float) -> float:
         return math.inf
 
 
+def _text(entries: Mapping[str, Entry]) -> str:
+    """Return the file: its tabs, and each entry before the tab that its key names."""
+    by_tab: dict[int, list[str]] = {}
+    for key in sorted(entries):
+        by_tab.setdefault(_tab(key), []).extend(_lines(_stored(entries[key])))
+    lines = [line for tab in range(TABS) for line in (*by_tab.get(tab, []), f'"{tab:03x}"')]
+    head = f'{{"about": {json.dumps(_ABOUT)}, "schema": {SCHEMA}, "entries": ['
+    return "\n".join([head, ",\n".join(lines), "]}"]) + "\n"
+
+
+def _tab(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % TABS
+
+
+def _lines(entry: _Entry) -> Iterator[str]:
+    yield _line(entry, "recordings")
+    for recording in entry.recordings:
+        yield _line(recording, "processes")
+        yield from map(_line, recording.processes)
+
+
+def _line(record: Struct, below: str = "") -> str:
+    """Return a record as JSON, without what lies ``below`` it, in lines of its own."""
+    fields = {name: value for name, value in _fields(record).items() if name != below}
+    return json.dumps(fields, default=_fields, sort_keys=True)
+
+
+def _fields(record: Struct) -> dict[str, Any]:
+    return {name: value for name, value in asdict(record).items() if value is not None}
+
+
 # Reading
 
 
@@ -440,153 +504,151 @@ def _checked(entry: Entry, least: int = LEAST_PROCESSES) -> Entry:
     Raises:
         UsageError: naming benchmark and field, for what a reader would refuse.
     """
-    return _entry(_records(entry), f"{entry.name}: not recorded:", least)
+    return _written(entry, f"{entry.name}: not recorded", least)
 
 
-def _read_6(content: Field) -> list[Entry]:
-    groups: list[tuple[str, list[object]]] = []
-    for field in content.need("entries").items():
-        if isinstance(field.value, str):
-            continue  # a tab
-        head = field.get("benchmark")
-        if head is not None:
-            groups.append((_name(head), []))
-        elif not groups:
-            raise UsageError(f"{field.place}: belongs to no benchmark")
-        groups[-1][1].append(field.value)
-    return [_entry(records, f"{content.place} benchmark {name!r}:") for name, records in groups]
+def _written(entry: Entry, place: str, least: int = LEAST_PROCESSES) -> Entry:
+    content = json.loads(json.dumps(_stored(entry), default=_fields))
+    return _entry(content, place, least)
 
 
-def _entry(records: Sequence[object], place: str, least: int = LEAST_PROCESSES) -> Entry:
-    head = Field(records[0], place)
-    name = _name(head.need("benchmark"))
-    code, plan, quantile = (head.get(field) for field in ("code", "plan", "quantile"))
-    if quantile is not None and not 0.5 <= quantile.number() < 1:
-        raise UsageError(f"{quantile.place}: must lie in [0.5, 1)")
-    recordings = _recordings(name, records[1:], place)
-    count = _count(*recordings)
-    if count < least:
-        raise UsageError(f"{place} processes: {count} are too few, {least} are the least")
-    entry = Entry(
-        name=name,
-        machine=_scalars(head.need("machine")),
-        workload=_scalars(head.need("workload")),
-        reference=head.need("reference").text(),
-        code="" if code is None else code.text(),
-        plan=None if plan is None else _plan(plan),
-        quantile=None if quantile is None else quantile.number(),
-        recordings=tuple(recordings),
-    )
-    if any(process.phases.keys() != _phases(entry) for process in entry.processes):
-        raise UsageError(f"{place} processes: they know different phases")
-    return entry
+def _read_6(content: dict[str, Any], place: str) -> list[Entry]:
+    return [
+        _entry(one, f"{place}: benchmark {one['benchmark']!r}") for one in _joined(content, place)
+    ]
 
 
-def _recordings(name: str, records: Iterable[object], place: str) -> list[Recording]:
-    found: list[tuple[dict[str, str], list[Process]]] = []
-    for record in records:
-        if isinstance(record, dict) and "recorded" in record:
-            field = Field(record, f"{place} recordings[{len(found)}]")
-            if field.need("of").text() != name:
-                raise UsageError(f"{field.place}.of: is of another benchmark than the one above it")
-            found.append(
-                ({key: item.text() for key, item in field.need("recorded").mapping().items()}, [])
-            )
-        elif not found:
-            raise UsageError(f"{place} recordings: are missing before the first process")
+def _joined(content: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    """Return a benchmark's lines as one object each."""
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(decode(content, _File, place).entries):
+        if isinstance(line, str):
+            continue
+        if line.get("benchmark") is not None:
+            found.append({**line, "recordings": []})
+            continue
+        if not found:
+            raise UsageError(f"{place}: entries[{number}]: belongs to no benchmark")
+        recordings = found[-1]["recordings"]
+        if "recorded" in line:
+            recordings.append({**line, "processes": []})
+        elif recordings:
+            recordings[-1]["processes"].append(line)
         else:
-            processes = found[-1][1]
-            where = f"{place} recordings[{len(found) - 1}].processes[{len(processes)}]"
-            processes.append(_process(Field(record, where)))
-    for number, (_, processes) in enumerate(found):
-        if not processes:
-            raise UsageError(f"{place} recordings[{number}].processes: there are none")
-    return [Recording(recorded, tuple(processes)) for recorded, processes in found]
+            name = found[-1]["benchmark"]
+            raise UsageError(
+                f"{place}: benchmark {name!r}: recordings: are missing before the first process"
+            )
+    return found
 
 
-def _process(field: Field) -> Process:
-    server, phases, peak, disturbed = (
-        field.get(name) for name in ("server", "phases", "peak_bytes", "disturbed")
+def _entry(content: dict[str, Any], place: str, least: int = LEAST_PROCESSES) -> Entry:
+    stored = decode(content, _Entry, place)
+    _check(stored, place, least)
+    return Entry(
+        name=stored.benchmark,
+        machine=stored.machine,
+        workload=stored.workload,
+        reference=stored.reference,
+        code=stored.code or "",
+        plan=stored.plan,
+        quantile=stored.quantile,
+        recordings=tuple(
+            Recording(one.recorded, tuple(map(_process, one.processes)))
+            for one in stored.recordings
+        ),
     )
+
+
+def _check(stored: _Entry, place: str, least: int) -> None:
+    """Raise UsageError, after ``place``, for what no type refuses."""
+    name = stored.benchmark
+    if not name.strip() or not name.isprintable():
+        raise UsageError(f"{place}: benchmark: {name!r}: must be a printable text in one line")
+    for number, recording in enumerate(stored.recordings):
+        if recording.of != name:
+            raise UsageError(
+                f"{place}: recordings[{number}].of: is of another benchmark than the one above it"
+            )
+    processes = [one for recording in stored.recordings for one in recording.processes]
+    if len(processes) < least:
+        raise UsageError(f"{place}: processes: {len(processes)} are too few, {least} are the least")
+    if len({frozenset(one.phases or ()) for one in processes}) > 1:
+        raise UsageError(f"{place}: processes: they know different phases")
+
+
+def _process(stored: _Process) -> Process:
     return Process(
-        log_ratio=math.log(field.need("ratio").positive()),
-        subject_s=field.need("subject_s").positive(),
-        reference_s=field.need("reference_s").positive(),
-        server="" if server is None else server.text(),
-        phases={} if phases is None else _shares(phases),
-        peak_bytes=None if peak is None else _integer(peak, least=1),
-        rounds=_integer(field.need("rounds")),
-        disturbed=0 if disturbed is None else _integer(disturbed),
+        log_ratio=math.log(stored.ratio),
+        subject_s=stored.subject_s,
+        reference_s=stored.reference_s,
+        server=stored.server or "",
+        phases=stored.phases or {},
+        peak_bytes=stored.peak_bytes,
+        rounds=stored.rounds,
+        disturbed=stored.disturbed or 0,
     )
 
 
-def _plan(field: Field) -> Plan:
-    loops, reference_loops, runs, rounds = (
-        _integer(field.need(name), least=1)
-        for name in ("loops", "reference_loops", "runs", "rounds")
-    )
-    return Plan(loops, reference_loops, runs, rounds, _integer(field.need("discarded")))
+# The schema before
 
 
-def _read_5(content: Field) -> list[Entry]:
-    """Read the schema before this one: its margins and portable ratios follow from the rest."""
+class _Process5(Struct, frozen=True):
+    """A process with the logarithm of each round's ratio."""
+
+    rounds: Annotated[tuple[Finite, ...], Meta(min_length=1)]
+    latency_ms: Positive
+    yardstick_ms: Positive
+    phases: dict[str, NotNegative]
+
+
+class _Entry5(Struct, frozen=True):
+    """A benchmark. Its margin and its ratio follow from the rest."""
+
+    processes: tuple[_Process5, ...]
+
+
+class _Profile5(Struct, frozen=True):
+    """What was recorded at once, by benchmark."""
+
+    machine: Scalars
+    workload: Scalars
+    recorded: dict[str, str]
+    entries: dict[str, _Entry5]
+
+
+class _File5(Struct, frozen=True):
+    """All profiles."""
+
+    profiles: tuple[_Profile5, ...]
+
+
+def _read_5(content: dict[str, Any], place: str) -> list[Entry]:
     entries = []
-    for profile in content.need("profiles").items():
-        machine, workload = (_scalars(profile.need(name)) for name in ("machine", "workload"))
-        recorded = {name: item.text() for name, item in profile.need("recorded").mapping().items()}
-        for name, field in profile.need("entries").mapping().items():
-            _name(Field(name, field.place))
-            processes = [_process_of_5(process) for process in field.need("processes").items()]
+    for profile in decode(content, _File5, place).profiles:
+        for name, stored in profile.entries.items():
             entry = Entry(
                 name=name,
-                machine=machine,
-                workload=workload,
+                machine=profile.machine,
+                workload=profile.workload,
                 reference="own",
                 code="",
                 plan=None,
                 quantile=None,
-                recordings=(Recording(recorded, tuple(processes)),),
+                recordings=(
+                    Recording(profile.recorded, tuple(map(_process_of_5, stored.processes))),
+                ),
             )
-            # As it would be read once it is written: nothing changes when it is.
-            entries.append(_entry(_records(entry), f"{content.place} benchmark {name!r}:"))
+            # Nothing changes when it is written.
+            entries.append(_written(entry, f"{place}: benchmark {name!r}"))
     return entries
 
 
-def _process_of_5(field: Field) -> Process:
-    rounds = [value.number() for value in field.need("rounds").items()]
-    if not rounds:
-        raise UsageError(f"{field.place}.rounds: there are none")
+def _process_of_5(stored: _Process5) -> Process:
     return Process(
-        log_ratio=median(rounds),
-        subject_s=field.need("latency_ms").positive() / 1e3,
-        reference_s=field.need("yardstick_ms").positive() / 1e3,
-        phases=_shares(field.need("phases")),
-        rounds=len(rounds),
+        log_ratio=median(stored.rounds),
+        subject_s=stored.latency_ms / 1e3,
+        reference_s=stored.yardstick_ms / 1e3,
+        phases=stored.phases,
+        rounds=len(stored.rounds),
     )
-
-
-def _name(field: Field) -> str:
-    name = field.text()
-    if not name.strip() or not name.isprintable():
-        raise UsageError(f"{field.place}: {name!r}: must be a printable text in one line")
-    return name
-
-
-def _shares(field: Field) -> dict[str, float]:
-    return {name: share.not_negative() for name, share in field.mapping().items()}
-
-
-def _scalars(field: Field) -> dict[str, Scalar]:
-    if not isinstance(field.value, dict):
-        raise UsageError(f"{field.place}: must be an object")
-    for name, value in field.value.items():
-        finite = isinstance(value, float) and math.isfinite(value)
-        if value is not None and not isinstance(value, str | int) and not finite:
-            raise UsageError(f"{field.place}.{name}: must be a text or a number")
-    return dict(field.value)
-
-
-def _integer(field: Field, least: int = 0) -> int:
-    if type(field.value) is not int or field.value < least:
-        raise UsageError(f"{field.place}: must be a whole number of at least {least}")
-    return field.value

@@ -17,9 +17,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from perfsuite.errors import MeasurementError
 from perfsuite.gate.baselines import Plan

@@ -19,19 +19,50 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
+from msgspec.structs import asdict, force_setattr
+
 from perfsuite.errors import UsageError
-from perfsuite.fields import Field
+from perfsuite.schema import FieldError, decode
 
 LEAST_COMMIT = 7  # characters: fewer may mean another commit one day
 
 
-@dataclass(frozen=True)
-class Accepted:
+class _Stripped(Struct, frozen=True, forbid_unknown_fields=True):
+    """Texts without the spaces around them."""
+
+    def __post_init__(self) -> None:
+        for name, text in asdict(self).items():
+            force_setattr(self, name, text.strip())
+
+
+class Accepted(_Stripped, frozen=True):
     """One accepted change: of ``subject``, brought by ``commit`` (the first characters, at least 7)."""
 
     subject: str
     commit: str
     reason: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.commit) < LEAST_COMMIT:
+            raise FieldError("commit", f"give at least {LEAST_COMMIT} characters")
+        if not self.reason:
+            raise FieldError("reason", "say why it is accepted")
+
+
+class _Renamed(_Stripped, frozen=True):
+    """A subject's name, and the one before it."""
+
+    old: str
+    new: str
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    """Both lists."""
+
+    accepted: tuple[Accepted, ...] = ()
+    renamed: tuple[_Renamed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,33 +75,26 @@ class Known:
 
 def read_known(path: Path) -> Known:
     """Read the file. Raises UsageError naming what is damaged, missing or unknown in it."""
+    place = f"--accepted {path}"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--accepted {path}: cannot be read: {error.strerror}") from error
+        raise UsageError(f"{place}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"--accepted {path}: is damaged: {error}") from error
-    entries = Field(content, f"--accepted {path}:").mapping()
-    for name in entries:
-        if name not in ("accepted", "renamed"):
-            raise UsageError(
-                f"--accepted {path}: {name}: is unknown; write [[accepted]] or [[renamed]]"
-            )
-    accepted = entries["accepted"].items() if "accepted" in entries else ()
-    renamed = entries["renamed"].items() if "renamed" in entries else ()
-    return Known(tuple(map(_entry, accepted)), _names(renamed))
+        raise UsageError(f"{place}: is damaged: {error}") from error
+    file = decode(content, _File, place)
+    return Known(file.accepted, _names(file.renamed, place))
 
 
-def _names(items: Iterable[Field]) -> dict[str, str]:
+def _names(renamed: Iterable[_Renamed], place: str) -> dict[str, str]:
     """Return the present name for each old one, through as many renamings as there were."""
     names: dict[str, str] = {}
-    for item in items:
-        old, new = (_only(item, "old", "new")[name] for name in ("old", "new"))
-        if old in names:
-            raise UsageError(f"{item.place}.old: {old} is renamed twice")
-        names[old] = new
-        if _last(names, new) == old:
-            raise UsageError(f"{item.place}.new: {new} becomes {old} again")
+    for number, one in enumerate(renamed):
+        if one.old in names:
+            raise UsageError(f"{place}: renamed[{number}].old: {one.old} is renamed twice")
+        names[one.old] = one.new
+        if _last(names, one.new) == one.old:
+            raise UsageError(f"{place}: renamed[{number}].new: {one.new} becomes {one.old} again")
     return {old: _last(names, new) for old, new in names.items()}
 
 
@@ -82,28 +106,9 @@ def _last(names: Mapping[str, str], name: str) -> str:
     return name
 
 
-def _only(item: Field, *names: str) -> dict[str, str]:
-    """Return the texts of an entry that has exactly these fields."""
-    fields = item.mapping()
-    for name in fields:
-        if name not in names:
-            known = f"{', '.join(names[:-1])} and {names[-1]}"
-            raise UsageError(f"{fields[name].place}: is unknown; {known} are not")
-    return {name: item.need(name).text().strip() for name in names}
-
-
 def find(entries: Iterable[Accepted], subject: str, commits: Collection[str]) -> Accepted | None:
     """The entry for a change of ``subject`` that one of ``commits`` brought."""
     for entry in entries:
         if entry.subject == subject and any(name.startswith(entry.commit) for name in commits):
             return entry
     return None
-
-
-def _entry(item: Field) -> Accepted:
-    entry = Accepted(**_only(item, "subject", "commit", "reason"))
-    if len(entry.commit) < LEAST_COMMIT:
-        raise UsageError(f"{item.place}.commit: give at least {LEAST_COMMIT} characters")
-    if not entry.reason:
-        raise UsageError(f"{item.place}.reason: say why it is accepted")
-    return entry

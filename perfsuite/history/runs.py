@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from perfsuite.errors import UsageError
-from perfsuite.fields import Field, read_json
+from perfsuite.schema import FieldError, Finite, Positive, check_ends, decode, read_json, words
 
 HARDWARE = ("cpu", "cpu_model", "cores", "threads", "gpu")
 VERSIONS = ("driver", "torch", "cuda", "python", "kernel")
@@ -53,6 +55,7 @@ class Run:
     started: datetime
     measurements: tuple[Measurement, ...]
     damaged: tuple[str, ...] = ()  # a line for each benchmark that could not be read
+    machine_info: Mapping[str, str] = field(default_factory=dict)  # as pytest-benchmark tells it
 
 
 def extra_info(
@@ -80,46 +83,119 @@ def extra_info(
     }
 
 
+class _Commit(Struct, frozen=True):
+    id: str | None = None
+    time: str | None = None
+    dirty: Any = None
+
+
+class _File(Struct, frozen=True):
+    """What pytest-benchmark writes. Each benchmark is read by itself: one that is damaged costs no other."""
+
+    commit_info: _Commit
+    datetime: str
+    machine_info: dict[str, Any]
+    benchmarks: tuple[Any, ...]
+
+
+class _Benchmark(Struct, frozen=True):
+    name: str
+    fullname: str | None = None
+    param: str | None = None
+    stats: dict[str, Any] | None = None
+    extra_info: dict[str, Any] = {}
+
+    @property
+    def left_out(self) -> bool:
+        """What was slowed on purpose, and what the gate judged without a single undisturbed round."""
+        told = self.extra_info
+        unmeasured = told.get("ratio") is None or str(told["ratio"]) == "nan"
+        return told.get("slowed") is True or (told.get("verdict") is not None and unmeasured)
+
+
+class _Stats(Struct, frozen=True):
+    median: Positive
+
+
+class _Figures(Struct, frozen=True):
+    """The gate's figures."""
+
+    ratio: Positive
+    latency_s: Positive | None = None
+    latency_ms: Positive | None = None  # what older runs have in its place
+    subject: str | None = None
+    workload: dict[str, Any] | None = None
+    verdict: str | None = None
+    change: Positive | None = None
+    change_interval: tuple[Finite, Finite] | None = None
+    phases: dict[str, Finite | None] | None = None
+    budgets: dict[str, Finite | None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.change_interval is not None:
+            check_ends("change_interval", *self.change_interval)
+        if self.latency_s is None and self.latency_ms is None:
+            raise FieldError("latency_s", "is missing")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a call."""
+        return (self.latency_ms or 0.0) / 1e3 if self.latency_s is None else self.latency_s
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The ratio's interval, from the one of the change against what was stored."""
+        if self.change is None or self.change_interval is None:
+            return None, None
+        stored = self.ratio / self.change
+        low, high = self.change_interval
+        return low * stored, high * stored
+
+
 def read_run(path: Path) -> Run:
     """Read one file. Raises UsageError, naming file and place, for what pytest-benchmark did not write."""
     return parse_run(read_json(path), path)
 
 
-def parse_run(document: Field, path: Path) -> Run:
-    """The run that ``document`` holds; ``path`` is only noted. Raises UsageError naming the place."""
-    commit = document.need("commit_info")
-    started = _moment(document.need("datetime"))
-    committed = commit.get("time")
-    identity = commit.get("id")
-    known = "" if identity is None or identity.text() in _NO_COMMIT else identity.text()
-    dirty = commit.get("dirty")
-    measurements, damaged = _measurements(document)
+def parse_run(content: Any, path: Path) -> Run:
+    """The run that ``content`` holds; ``path`` is only noted. Raises UsageError naming the place."""
+    file = decode(content, _File, str(path))
+    commit = file.commit_info
+    started = _moment(file.datetime, f"{path}: datetime")
+    known = "" if commit.id is None or commit.id in _NO_COMMIT else commit.id
+    committed = started
+    if commit.time is not None and known:
+        committed = _moment(commit.time, f"{path}: commit_info.time")
+    measurements, damaged = _measurements(file, str(path))
     return Run(
         path=path,
         commit=known,
-        dirty=dirty is not None and dirty.value is True,
-        committed=started if committed is None or not known else _moment(committed),
+        dirty=commit.dirty is True,
+        committed=committed,
         started=started,
         measurements=measurements,
         damaged=damaged,
+        machine_info=words(file.machine_info),
     )
 
 
-def _measurements(document: Field) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
+def _measurements(file: _File, place: str) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
     """Return what the benchmarks measured, and a line for each that is damaged, unless all are."""
-    machine_info = document.need("machine_info")
     found: list[tuple[Measurement, str]] = []
     damaged: list[str] = []
-    for benchmark in document.need("benchmarks").items():
+    for number, content in enumerate(file.benchmarks):
+        below = f"benchmarks[{number}]"
         try:
-            if not _left_out(benchmark):
-                found.append((_measurement(benchmark, machine_info), _full_name(benchmark)))
+            benchmark = decode(content, _Benchmark, place, below)
+            if not benchmark.left_out:
+                measurement = _measurement(benchmark, file, place, below)
+                found.append((measurement, benchmark.fullname or benchmark.name))
         except UsageError as error:
             damaged.append(str(error))
     if damaged and not found:
         raise UsageError(damaged[0])
     # Two tests may give one name to what they measure; together they would be no series.
-    names = Counter(map(_key, (measurement for measurement, _ in found)))
+    names = Counter(_key(measurement) for measurement, _ in found)
     told_apart = (
         replace(measurement, subject=full_name) if names[_key(measurement)] > 1 else measurement
         for measurement, full_name in found
@@ -132,106 +208,75 @@ def _key(measurement: Measurement) -> tuple[object, ...]:
     return measurement.subject, measurement.workload, measurement.machine, is_ratio
 
 
-def _left_out(benchmark: Field) -> bool:
-    """What was slowed on purpose, and what the gate judged without a single undisturbed round."""
-    extra = benchmark.get("extra_info")
-    if extra is None:
-        return False
-    slowed, ratio = extra.get("slowed"), extra.get("ratio")
-    if extra.get("verdict") is not None and (ratio is None or str(ratio.value) == "nan"):
-        return True
-    return slowed is not None and slowed.value is True
-
-
-def _measurement(benchmark: Field, machine_info: Field) -> Measurement:
-    extra = benchmark.get("extra_info") or Field({}, f"{benchmark.place}.extra_info")
-    ours = extra.get("ratio")
-    fingerprint = extra.get("machine")
-    if fingerprint is None:
-        machine, versions = _foreign_machine(machine_info)
-    else:
-        words = fingerprint.words()
-        machine = _described(words)
-        versions = {name: words[name] for name in VERSIONS if name in words}
-    if ours is None:
-        median = benchmark.need("stats").need("median").positive()
-        return Measurement(_full_name(benchmark), "", machine, versions, median)
-    ratio = ours.positive()
-    low, high = _interval(extra, ratio)
-    verdict, phases, budgets = (extra.get(name) for name in ("verdict", "phases", "budgets"))
+def _measurement(benchmark: _Benchmark, file: _File, place: str, below: str) -> Measurement:
+    machine, versions = _machine(benchmark, file, place, below)
+    if benchmark.extra_info.get("ratio") is None:
+        stats = decode(benchmark.stats, _Stats, place, f"{below}.stats")
+        name = benchmark.fullname or benchmark.name
+        return Measurement(name, "", machine, versions, stats.median)
+    figures = decode(benchmark.extra_info, _Figures, place, f"{below}.extra_info")
+    low, high = figures.interval
     return Measurement(
-        subject=_subject(benchmark, extra),
-        workload=_workload(extra),
+        subject=figures.subject or benchmark.param or benchmark.name,
+        workload=_workload(words(figures.workload or {})),
         machine=machine,
         versions=versions,
-        seconds=extra.need("latency_ms").positive() / 1e3,
-        ratio=ratio,
+        seconds=figures.seconds,
+        ratio=figures.ratio,
         low=low,
         high=high,
-        verdict=verdict.text() if verdict else None,
-        phases={name: item.number() for name, item in phases.mapping().items()} if phases else {},
-        budgets={name: int(item.number()) for name, item in budgets.mapping().items()}
-        if budgets
-        else {},
+        verdict=figures.verdict,
+        phases=_known(figures.phases),
+        budgets={name: int(number) for name, number in _known(figures.budgets).items()},
     )
 
 
-def _full_name(benchmark: Field) -> str:
-    return (benchmark.get("fullname") or benchmark.need("name")).text()
+def _known(figures: Mapping[str, float | None] | None) -> dict[str, float]:
+    return {name: figure for name, figure in (figures or {}).items() if figure is not None}
 
 
-def _subject(benchmark: Field, extra: Field) -> str:
-    named = extra.get("subject") or benchmark.get("param") or benchmark.need("name")
-    return named.text()
-
-
-def _workload(extra: Field) -> str:
-    workload = extra.get("workload")
-    if workload is None:
-        return ""
-    words = workload.words()
+def _workload(told: dict[str, str]) -> str:
     parts = [
-        words.pop("model", ""),
-        f"{tokens} tokens" if (tokens := words.pop("tokens", "")) else "",
+        told.pop("model", ""),
+        f"{tokens} tokens" if (tokens := told.pop("tokens", "")) else "",
     ]
-    return ", ".join(part for part in (*parts, *words.values()) if part)
+    return ", ".join(part for part in (*parts, *told.values()) if part)
 
 
-def _interval(extra: Field, ratio: float) -> tuple[float | None, float | None]:
-    """The ratio's interval, from the one of the change against what was stored."""
-    change, ends = extra.get("change"), extra.get("change_interval")
-    if change is None or ends is None:
-        return None, None
-    stored = ratio / change.positive()
-    low, high = ends.interval()
-    return low * stored, high * stored
+def _machine(
+    benchmark: _Benchmark, file: _File, place: str, below: str
+) -> tuple[str, dict[str, str]]:
+    """Return a machine in a line, and what runs on it."""
+    fingerprint = benchmark.extra_info.get("machine")
+    if fingerprint is None:
+        return _foreign_machine(file.machine_info)
+    told = words(decode(fingerprint, dict[str, Any], place, f"{below}.extra_info.machine"))
+    return _described(told), {name: told[name] for name in VERSIONS if name in told}
 
 
-def _described(words: Mapping[str, str]) -> str:
-    parts = [words.get("cpu", "")]
-    if "cpu_model" in words:
-        parts[0] += f" ({words['cpu_model']})"
-    parts += [f"{words[name]} {name}" for name in ("cores", "threads") if name in words]
-    parts.append(words.get("gpu", ""))
+def _described(told: Mapping[str, str]) -> str:
+    parts = [told.get("cpu", "")]
+    if "cpu_model" in told:
+        parts[0] += f" ({told['cpu_model']})"
+    parts += [f"{told[name]} {name}" for name in ("cores", "threads") if name in told]
+    parts.append(told.get("gpu", ""))
     return ", ".join(part for part in parts if part)
 
 
-def _foreign_machine(machine_info: Field) -> tuple[str, dict[str, str]]:
+def _foreign_machine(machine_info: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     """Processor and Python as pytest-benchmark describes them; hosted machines change their names."""
-    words = machine_info.words()
+    told = words(machine_info)
     processor = machine_info.get("cpu")
-    cpu = processor.words() if processor is not None and isinstance(processor.value, dict) else {}
-    name = (
-        cpu.get("brand_raw") or cpu.get("brand") or words.get("processor") or words.get("machine")
-    )
+    cpu = words(processor) if isinstance(processor, dict) else {}
+    name = cpu.get("brand_raw") or cpu.get("brand") or told.get("processor") or told.get("machine")
     cores = f", {cpu['count']} cores" if "count" in cpu else ""
-    versions = {"python": words.get("python_version", ""), "kernel": words.get("release", "")}
+    versions = {"python": told.get("python_version", ""), "kernel": told.get("release", "")}
     return f"{name or 'unknown machine'}{cores}", {k: v for k, v in versions.items() if v}
 
 
-def _moment(stamp: Field) -> datetime:
+def _moment(text: str, place: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(stamp.text())
+        moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise UsageError(f"{stamp.place}: must be a date and time") from error
+        raise UsageError(f"{place}: must be a date and time") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

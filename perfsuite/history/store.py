@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite.errors import UsageError
-from perfsuite.fields import Field, read_json
 from perfsuite.history.runs import Run, parse_run, read_run
+from perfsuite.schema import read_json
 
 _NUMBERED = re.compile(r"(\d{4,})_")
 
@@ -58,16 +58,16 @@ def add(storage: Path, source: Path) -> Path | None:
 
     Raises UsageError when ``source`` is damaged or the copy cannot be written.
     """
-    document = read_json(source)
-    run = parse_run(document, source)
-    folder = storage / _system(document)
+    content = read_json(source)
+    run = parse_run(content, source)
+    folder = storage / _system(run.machine_info)
     for known in folder.glob("*.json"):
-        if _same(known, document.value):
+        if _same(known, content):
             return None
     name = f"{_safe(run.commit) or 'unversioned'}_{run.started:%Y%m%d_%H%M%S}"
     if run.dirty:
         name += "_uncommited-changes"  # as pytest-benchmark spells it
-    return _write_numbered(folder, name, document.value)
+    return _write_numbered(folder, name, content)
 
 
 def _write_numbered(folder: Path, name: str, content: object) -> Path:
@@ -94,9 +94,8 @@ def _next_number(folder: Path) -> int:
     return 1 + max((int(number[1]) for number in numbers if number), default=0)
 
 
-def _system(document: Field) -> str:
+def _system(machine: Mapping[str, str]) -> str:
     """The folder that pytest-benchmark chooses, from what its file says of the machine."""
-    machine = document.need("machine_info").words()
     python = ".".join(machine.get("python_version", "").split(".")[:2])
     bits = "32bit" if machine.get("machine") in ("i386", "i686", "armv7l") else "64bit"
     parts = (machine.get("system", ""), machine.get("python_implementation", ""), python, bits)

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfsuite.errors import UsageError
-from perfsuite.fields import Field, read_json
-from perfsuite.llama.results import Interval, LadderResult, Latency
+from perfsuite.llama.results import Interval, LadderResult, Latency, read_ladder
 from perfsuite.llama.rows import unsplit_name
 from perfsuite.llama.table import (
     MISSING,
@@ -56,35 +55,21 @@ class Earlier:
 
 def read_earlier(path: Path) -> Earlier:
     """Read what ``--json`` has written. Raises UsageError for a file that is damaged, naming the field."""
-    document = read_json(path)
-    rows = {stage.need("name").text(): _stage(stage) for stage in document.need("stages").items()}
-    for dtype, unsplit in document.need("unsplit").mapping().items():
-        rows[unsplit_name(dtype)] = Row(_latency(unsplit.need("latency_s")))
+    ladder = read_ladder(path)
+    if ladder.rounds is None:
+        raise UsageError(f"{path}: rounds: is missing")
+    rows = {
+        stage.name: Row(stage.latency, stage.vs_unsplit, stage.vs_unsplit_interval)
+        for stage in ladder.stages
+    }
+    rows |= {unsplit_name(dtype): Row(latency) for dtype, latency in ladder.unsplit.items()}
     return Earlier(
         path,
-        (
-            document.need("model").text(),
-            int(document.need("tokens").positive()),
-            document.need("device").text(),
-        ),
-        int(document.need("rounds").positive()),
-        format_machine(document.need("machine").words()),
+        (ladder.model, ladder.tokens, ladder.device),
+        ladder.rounds,
+        format_machine(ladder.machine),
         rows,
     )
-
-
-def _stage(stage: Field) -> Row:
-    low, high = stage.need("vs_unsplit_interval").interval()
-    return Row(
-        _latency(stage.need("latency_s")),
-        stage.need("vs_unsplit").positive(),
-        Interval(low=low, high=high),
-    )
-
-
-def _latency(field: Field) -> Latency:
-    low, high = field.interval()
-    return Latency(median=field.need("median").positive(), low=low, high=high)
 
 
 def print_against(result: LadderResult, earlier: Earlier, console: Console | None = None) -> None:

@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
+
+from perfsuite.schema import (
+    AtLeastOne,
+    Count,
+    Finite,
+    NotNegative,
+    Positive,
+    check_ends,
+    read,
+    words,
+)
 
 if TYPE_CHECKING:
     from perfsuite.machine import Machine
+    from perfsuite.statistics import Estimate
 
-PHASES = ("serialize", "transport", "device", "deserialize", "trusted")
+
+class Phases(Struct, frozen=True):
+    """Seconds of a forward pass by phase."""
+
+    serialize: NotNegative
+    transport: NotNegative
+    device: NotNegative
+    deserialize: NotNegative
+    trusted: NotNegative
+
+
+PHASES = Phases.__struct_fields__
 
 
 class Interval(TypedDict):
     """The ends of an interval, in the unit of the figure it belongs to."""
 
-    low: float
-    high: float
+    low: Finite
+    high: Finite
 
 
 class Latency(Interval):
     """Seconds of one forward pass."""
 
-    median: float
+    median: Positive
+
+
+def interval_of(estimate: Estimate) -> Interval:
+    """Return what is written of an estimate's interval."""
+    return Interval(low=estimate.low, high=estimate.high)
 
 
 class Token(TypedDict):
@@ -83,3 +115,75 @@ class LadderResult(TypedDict):
     next_token_agrees: bool
     unsplit: dict[str, UnsplitRow]
     stages: list[StageRow]
+
+
+class _UnsplitLatency(Struct, frozen=True):
+    latency_s: Latency
+
+    def __post_init__(self) -> None:
+        _check_interval("latency_s", self.latency_s)
+
+
+class LadderStage(Struct, frozen=True, kw_only=True):
+    """A ``StageRow`` as it is read again, as far as anybody looks at it."""
+
+    name: str
+    latency: Latency = field(name="latency_s")
+    phases_s: Phases
+    vs_baseline: Positive | None = None
+    vs_baseline_interval: Interval | None = None
+    vs_unsplit: Positive
+    vs_unsplit_interval: Interval | None = None
+    forecast: Positive | None = field(default=None, name="forecast_speedup")
+    rpc_count: Count
+    bytes_sent: Count
+    bytes_received: Count
+    worker_sees: str = ""
+
+    def __post_init__(self) -> None:
+        _check_interval("latency_s", self.latency)
+        _check_interval("vs_baseline_interval", self.vs_baseline_interval)
+        _check_interval("vs_unsplit_interval", self.vs_unsplit_interval)
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """Seconds by phase."""
+        return asdict(self.phases_s)
+
+
+class Ladder(Struct, frozen=True, kw_only=True):
+    """A ``LadderResult`` as it is read again."""
+
+    model: str
+    tokens: AtLeastOne
+    device: str = ""
+    rounds: AtLeastOne | None = None
+    told_command: str | None = field(default=None, name="command")
+    fingerprint: dict[str, Any] = field(name="machine")
+    unsplit_rows: dict[str, _UnsplitLatency] = field(name="unsplit")
+    stages: tuple[LadderStage, ...]
+
+    @property
+    def command(self) -> str:
+        """What made it."""
+        return self.told_command or "perfsuite ladder --json F"
+
+    @property
+    def machine(self) -> Mapping[str, str]:
+        """What is known of the machine, for showing."""
+        return words(self.fingerprint)
+
+    @property
+    def unsplit(self) -> Mapping[str, Latency]:
+        """The unsplit model's latencies by dtype."""
+        return {dtype: row.latency_s for dtype, row in self.unsplit_rows.items()}
+
+
+def read_ladder(path: Path) -> Ladder:
+    """Read what ``--json`` wrote. Raises UsageError naming the file and the field that cannot be used."""
+    return read(path, Ladder)
+
+
+def _check_interval(name: str, interval: Interval | None) -> None:
+    if interval is not None:
+        check_ends(name, interval["low"], interval["high"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from perfsuite import statistics
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.forecast import FORECAST
-from perfsuite.llama.results import PHASES, Interval, Latency, StageRow, Token, UnsplitRow
+from perfsuite.llama.results import PHASES, Latency, StageRow, Token, UnsplitRow, interval_of
 
 if TYPE_CHECKING:
     from runtime.stages import Stage
@@ -72,9 +72,9 @@ def stage_row(
         latency_s=_latency(forwards),
         samples_s=seconds,
         vs_baseline=vs_baseline.value if vs_baseline else None,
-        vs_baseline_interval=_interval(vs_baseline) if vs_baseline else None,
+        vs_baseline_interval=interval_of(vs_baseline) if vs_baseline else None,
         vs_unsplit=vs_unsplit.value,
-        vs_unsplit_interval=_interval(vs_unsplit),
+        vs_unsplit_interval=interval_of(vs_unsplit),
         forecast_speedup=forecast.speedup if forecast else None,
         rpc_count=budgets["rpc_count"],
         bytes_sent=budgets["bytes_sent"],
@@ -107,10 +107,6 @@ def _seconds(forwards: Sequence[Forward]) -> list[float]:
 def _latency(forwards: Sequence[Forward]) -> Latency:
     estimate = statistics.median(_seconds(forwards))
     return Latency(median=estimate.value, low=estimate.low, high=estimate.high)
-
-
-def _interval(estimate: statistics.Estimate) -> Interval:
-    return Interval(low=estimate.low, high=estimate.high)
 
 
 def _token(forwards: Sequence[Forward], decode: Decode) -> Token:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from perfsuite.errors import UsageError
-from perfsuite.fields import Field, read_json
-from perfsuite.report.inputs import optional_text
+from msgspec import Struct, field
+
+from perfsuite.schema import Finite, Positive, read, words
 
 # How a call is made: one after the other, or with memory walked through in between as in a forward.
 HOW = ("back_to_back", "between_sweeps")
@@ -22,55 +23,71 @@ class Curve:
     points: tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True)
-class Predicted:
+class _Sent(Struct, frozen=True):
+    sizes: tuple[Positive, ...] = field(name="bytes")
+    seconds: tuple[Positive, ...] = field(name="round_trip_s")
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) != len(self.seconds):
+            raise ValueError(f"{len(self.sizes)} bytes, {len(self.seconds)} round_trip_s")
+
+    @property
+    def points(self) -> tuple[tuple[float, float], ...]:
+        """Sizes and seconds, the smallest first."""
+        return tuple(sorted(zip(self.sizes, self.seconds, strict=True)))
+
+
+class _Sweep(Struct, frozen=True):
+    sent: _Sent
+
+
+class _Road(Struct, frozen=True):
+    """Its sweeps, by how they were made."""
+
+    back_to_back: _Sweep | None = None
+    between_sweeps: _Sweep | None = None
+
+
+class Predicted(Struct, frozen=True):
     """A stage as the cost model predicts it and as it was measured; ``error`` is relative and signed."""
 
     stage: str
-    predicted_s: float
-    measured_s: float
-    error: float
+    predicted_s: Positive
+    measured_s: Positive
+    error: Finite
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True, kw_only=True):
     """The transports' curves, by how they were measured, and the cost model's predictions."""
 
-    curves: Mapping[str, tuple[Curve, ...]]
-    predictions: tuple[Predicted, ...]
-    command: str
-    machine: Mapping[str, str]
+    roads: dict[str, _Road | None] | None = field(default=None, name="transport")
+    predictions: tuple[Predicted, ...] = field(name="prediction")
+    told_command: str | None = field(default=None, name="command")
+    fingerprint: dict[str, Any] | None = field(default=None, name="machine")
+
+    @property
+    def curves(self) -> Mapping[str, tuple[Curve, ...]]:
+        """The roads' curves by how they were measured; none where no transport was diagnosed."""
+        if self.roads is None:
+            return {}
+        return {how: tuple(self._curves(self.roads, how)) for how in HOW}
+
+    @property
+    def command(self) -> str:
+        """What made it."""
+        return self.told_command or "perfsuite diagnose --json F"
+
+    @property
+    def machine(self) -> Mapping[str, str]:
+        """What is known of the machine, for showing."""
+        return words(self.fingerprint or {})
+
+    @staticmethod
+    def _curves(roads: Mapping[str, _Road | None], how: str) -> list[Curve]:
+        sweeps = {name: getattr(road, how) for name, road in roads.items() if road is not None}
+        return [Curve(name, one.sent.points) for name, one in sweeps.items() if one is not None]
 
 
 def read_diagnosis(path: Path) -> Diagnosis:
     """Read a diagnosis. Raises UsageError naming the file and the field that cannot be used."""
-    data = read_json(path)
-    transport, machine = data.get("transport"), data.get("machine")
-    return Diagnosis(
-        curves={how: _curves(transport, how) for how in HOW} if transport else {},
-        predictions=tuple(_predicted(row) for row in data.need("prediction").items()),
-        command=optional_text(data, "command") or "perfsuite diagnose --json F",
-        machine=machine.words() if machine else {},
-    )
-
-
-def _curves(transport: Field, how: str) -> tuple[Curve, ...]:
-    measured = [(road, item.get(how)) for road, item in transport.mapping().items()]
-    return tuple(_curve(road, item.need("sent")) for road, item in measured if item is not None)
-
-
-def _curve(road: str, sent: Field) -> Curve:
-    sizes = [item.positive() for item in sent.need("bytes").items()]
-    seconds = [item.positive() for item in sent.need("round_trip_s").items()]
-    if len(sizes) != len(seconds):
-        raise UsageError(f"{sent.place}: {len(sizes)} bytes, {len(seconds)} round_trip_s")
-    return Curve(road, tuple(sorted(zip(sizes, seconds, strict=True))))
-
-
-def _predicted(row: Field) -> Predicted:
-    return Predicted(
-        stage=row.need("stage").text(),
-        predicted_s=row.need("predicted_s").positive(),
-        measured_s=row.need("measured_s").positive(),
-        error=row.need("error").number(),
-    )
+    return read(path, Diagnosis)

@@ -78,7 +78,7 @@ def _table(report: GateReport) -> Table:
             (
                 one.name,
                 one.verdict,
-                f"{one.latency_ms:.4g} ms",
+                MISSING if one.latency_ms is None else f"{one.latency_ms:.4g} ms",
                 MISSING if one.ratio is None else f"{one.ratio:.3f}",
                 _change(one),
                 MISSING if one.margin is None else f"{one.margin:.1%}",

@@ -214,7 +214,7 @@ def test_prune_removes_what_a_whole_run_did_not_use(path: Path, capsys: Output) 
     [
         (lambda path: report(path, "fused", whole=False), "part of the tests"),
         (report, "no benchmark at all"),
-        (lambda path: report(path, subjects=7), "must be a list"),
+        (lambda path: report(path, subjects=7), "subjects: expected `array`"),
         (
             lambda path: report(
                 path, subjects=[{"name": "t", "test": "t", "verdict": "not-measured"}]

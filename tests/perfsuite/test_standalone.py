@@ -14,7 +14,9 @@ import pytest
 from perfsuite.__main__ import COMMANDS
 
 PERFSUITE = Path(__file__).parents[2] / "perfsuite"
-HEAVY = ("numpy", "pydantic", "runtime", "scipy", "torch", "transformers", "typer", "zmq")
+HEAVY = (
+    "msgspec", "numpy", "pydantic", "runtime", "scipy", "torch", "transformers", "typer", "zmq",
+)  # fmt: skip
 
 
 def imported(statement: str) -> set[str]:

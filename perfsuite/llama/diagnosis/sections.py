@@ -18,7 +18,7 @@ from perfsuite.llama.diagnosis.sweep import CALL_PHASES, Samples
 from perfsuite.llama.diagnosis.what_if import WhatIf
 from perfsuite.llama.line_fit import fit_line
 from perfsuite.llama.residuals import CONSTANT_OF, moved_constant
-from perfsuite.llama.results import PHASES, Interval
+from perfsuite.llama.results import PHASES, interval_of
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
 from runtime.trace import RpcRecord
@@ -111,7 +111,7 @@ def stage_section(stage: Stage, forwards: Sequence[Timed]) -> dict[str, Any]:
     return {
         "name": stage.name,
         "measured_s": measured,
-        "interval_s": Interval(low=estimate.low, high=estimate.high),
+        "interval_s": interval_of(estimate),
         "samples_s": [each.seconds for each in forwards],
         "phases_s": phases,
         "operations": _grouped(forwards, lambda rpc: rpc.operation),

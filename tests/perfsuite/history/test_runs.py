@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,15 +11,17 @@ from typing import Any
 import pytest
 
 from perfsuite.errors import UsageError
-from perfsuite.fields import Field
+from perfsuite.gate.outcome import Outcome, Status
+from perfsuite.gate.process import Process
 from perfsuite.history import store
 from perfsuite.history.runs import Run, extra_info, parse_run
+from perfsuite.schema import parse_json
 
 Document = Callable[..., dict[str, Any]]
 
 
 def parsed(content: dict[str, Any]) -> Run:
-    return parse_run(Field(content, "f.json:"), Path("f.json"))
+    return parse_run(parse_json(json.dumps(content), "f.json"), Path("f.json"))
 
 
 def test_the_gates_figures_are_read(document: Document) -> None:
@@ -54,6 +57,23 @@ def test_what_the_gate_writes_is_what_is_read(document: Document) -> None:
     assert measurement.budgets == {"rpc_count": 5}
 
 
+def test_an_outcome_of_the_gate_is_read(document: Document) -> None:
+    one = Process(math.log(2.0), 3e-3, 1.5e-3, phases={"device": 0.5}, rounds=4)
+    outcome = Outcome("mine", "test_a.py::test_mine", Status.PASS, "why", [one], "own")
+    content = document()
+    content["benchmarks"][0]["extra_info"] = extra_info(
+        outcome.as_json(samples=False), subject="mine", machine={"cpu": "Abacus 9"}, workload={}
+    )
+    (measurement,) = parsed(content).measurements
+    assert measurement.subject == "mine"
+    assert measurement.seconds == 3e-3
+    assert measurement.ratio == pytest.approx(2.0)
+    assert measurement.phases == {"device": 0.5}
+    del content["benchmarks"][0]["extra_info"]["latency_s"]
+    with pytest.raises(UsageError, match=r"extra_info\.latency_s: is missing"):
+        parsed(content)
+
+
 def test_what_was_slowed_on_purpose_is_left_out(document: Document) -> None:
     assert parsed(document(ratio=1.0, slowed=True)).measurements == ()
 
@@ -86,17 +106,17 @@ def test_a_run_without_a_commit_is_as_old_as_itself(document: Document) -> None:
     ("break_it", "problem"),
     [
         (lambda d: d.pop("benchmarks"), "f.json: benchmarks: is missing"),
-        (lambda d: d.update(benchmarks={}), "f.json: benchmarks: must be a list"),
+        (lambda d: d.update(benchmarks={}), "f.json: benchmarks: expected `array`"),
         (lambda d: d.update(datetime="yesterday"), "f.json: datetime: must be a date"),
-        (lambda d: d["commit_info"].update(id=3), "f.json: commit_info.id: must be a text"),
-        (lambda d: d.update(machine_info=[]), "machine_info: must be an object"),
+        (lambda d: d["commit_info"].update(id=3), "f.json: commit_info.id: expected `str"),
+        (lambda d: d.update(machine_info=[]), "machine_info: expected `object`"),
         (
             lambda d: d["benchmarks"][0]["stats"].update(median=-1),
-            r"benchmarks\[0\].stats.median: must be a positive",
+            r"benchmarks\[0\].stats.median: expected `float` > 0",
         ),
         (
             lambda d: d["benchmarks"][0].update(extra_info={"ratio": float("nan")}),
-            r"benchmarks\[0\].extra_info.ratio: must be a finite",
+            r"benchmarks\[0\].extra_info.ratio: expected `float` > 0",
         ),
         (
             lambda d: d["benchmarks"][0].update(extra_info={"ratio": 10**400}),
@@ -132,7 +152,7 @@ def test_one_damaged_benchmark_costs_no_other(document: Document) -> None:
     run = parsed(content)
     assert [measurement.subject for measurement in run.measurements] == ["fused"]
     (line,) = run.damaged
-    assert "benchmarks[1].extra_info.latency_ms: must be a finite number" in line
+    assert "benchmarks[1].extra_info.latency_ms: expected `float` > 0" in line
 
 
 def test_two_series_of_one_name_in_one_file_are_two(document: Document) -> None:

@@ -34,7 +34,7 @@ def test_a_damaged_file_is_named_and_stops_no_other(tmp_path: Path, write_runs: 
 def test_a_damaged_file_that_is_asked_for_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
     path.write_text("[]")
-    with pytest.raises(UsageError, match=r"f\.json: must hold a JSON object"):
+    with pytest.raises(UsageError, match=r"f\.json: expected `object`"):
         store.read(path)
 
 

@@ -71,9 +71,9 @@ def test_of_one_round_no_interval_is_shown(build_result: Build, tmp_path: Path) 
         ({"tokens": 64}, "its tokens is 64, not 1024"),
         ({"model": "other"}, "its model is 'other'"),
         ({"device": "cuda"}, "its device is 'cuda'"),
-        ({"stages": 3}, "stages: must be a list"),
+        ({"stages": 3}, "stages: expected `array`"),
         ({"machine": None}, "machine: is missing"),
-        ({"rounds": 0}, "rounds: must be a positive number"),
+        ({"rounds": 0}, "rounds: expected `int` >= 1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from perfsuite.__main__ import main
+from perfsuite.gate.outcome import Outcome, Status
+from perfsuite.gate.process import Process
 from perfsuite.llama.results import LadderResult
 from perfsuite.report.inputs import read_gate, read_ladder
 from perfsuite.report.markdown import escape, ladder_markdown
@@ -53,10 +56,10 @@ def test_escaped_words_stay_on_a_line() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"stages": 3}, "stages: must be a list"),
+        ({"stages": 3}, "stages: expected `array`"),
         ({"machine": None}, "machine: is missing"),
-        ({"model": 7}, "model: must be a text"),
-        ({"tokens": -1}, "tokens: must be a positive number"),
+        ({"model": 7}, "model: expected `str`"),
+        ({"tokens": -1}, "tokens: expected `int` >= 1"),
     ],
 )
 def test_a_damaged_ladder_is_named(
@@ -77,3 +80,18 @@ def test_a_subject_that_could_not_be_measured_is_shown(tmp_path: Path) -> None:
     (read,) = read_gate(path).subjects
     assert read.ratio is None
     assert main(["report", "--gate", str(path), "--output", str(tmp_path / "page.html")]) == 0
+
+
+def test_what_the_gate_writes_is_shown(tmp_path: Path) -> None:
+    one = Process(math.log(2.0), 3e-3, 1.5e-3, rounds=4)
+    measured = Outcome("mine", "test_a.py::test_mine", Status.PASS, "why", [one], "own")
+    skipped = Outcome("test_a.py::test_b", "test_a.py::test_b", Status.NOT_MEASURED, "skipped")
+    path = tmp_path / "gate.json"
+    content = {"machine": {"cpu": "Abacus 9"}, "subjects": [measured.as_json(), skipped.as_json()]}
+    path.write_text(json.dumps(content))
+    assert [subject.latency_ms for subject in read_gate(path).subjects] == [3.0, None]
+    page = tmp_path / "page.html"
+    assert main(["report", "--gate", str(path), "--output", str(page)]) == 0
+    text = page.read_text()
+    assert "3 ms" in text
+    assert "Abacus 9" in text
