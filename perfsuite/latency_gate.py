@@ -151,3 +151,12 @@ def _scaled(argument: str, value: float | None, factor: float) -> float | None:
 def latency_gate(request: pytest.FixtureRequest) -> LatencyGate:
     """Gate a callable, a coroutine function or a command; see ``LatencyGate``."""
     return LatencyGate(request)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have pytest-run-parallel leave a test with a gate alone: in several threads at once nothing can be timed."""
+    if "latency_gate" not in getattr(item, "fixturenames", ()):
+        return
+    if hasattr(item.config.option, "parallel_threads"):
+        item.add_marker(pytest.mark.thread_unsafe)

@@ -12,10 +12,10 @@ import pytest
 
 from perfsuite import settings
 from perfsuite.errors import PerfsuiteError
-from perfsuite.latency_gate import SESSION, latency_gate
+from perfsuite.latency_gate import SESSION, latency_gate, pytest_itemcollected
 from perfsuite.session import GATED, MeasuringSession
 
-__all__ = ["latency_gate"]
+__all__ = ["latency_gate", "pytest_itemcollected"]
 
 _MEASURING = pytest.StashKey[MeasuringSession]()
 
@@ -23,6 +23,17 @@ _MEASURING = pytest.StashKey[MeasuringSession]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options and ini settings."""
     settings.declare(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> None:
+    """Let what follows ``--update-baselines`` be a test's name, as after any option."""
+    before = list(args)
+    settings.separate(args)
+    if args != before:
+        early_config.known_args_namespace = parser.parse_known_args(args)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -14,6 +14,8 @@ from perfsuite.processes.benchmark import TOTAL
 
 RECORD, EXTEND, IMPROVED = "record", "extend", "improved"
 
+_UPDATE = "--update-baselines"
+
 _INI = {
     "perf_baselines": ("file of the baselines, from the ini file's folder", "baselines.json"),
     "perf_processes": ("fresh processes per look", "6"),
@@ -41,10 +43,9 @@ def declare(parser: pytest.Parser) -> None:
     if group.options:
         return
     group.addoption(
-        "--update-baselines",
+        _UPDATE,
         nargs="?",
         const=RECORD,
-        choices=(RECORD, IMPROVED),
         metavar="improved",
         help="accept what is measured as the baselines; with =improved only what became faster",
     )
@@ -95,6 +96,14 @@ def declare(parser: pytest.Parser) -> None:
         parser.addini(name, f"{text} (default: {default})", default=default)
 
 
+def separate(arguments: list[str]) -> None:
+    """Give an option whose value may be left out the one that it has then: it would take a test's name for it."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    arguments[:place] = [
+        f"{_UPDATE}={RECORD}" if one == _UPDATE else one for one in arguments[:place]
+    ]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What was asked for, checked."""
@@ -125,6 +134,10 @@ def read(config: pytest.Config) -> Settings:
         UsageError: naming the option or ini setting that cannot be used.
     """
     option = config.option
+    if option.update_baselines not in (None, RECORD, IMPROVED):
+        raise UsageError(
+            f"--update-baselines={option.update_baselines}: must be {IMPROVED}, or nothing"
+        )
     delays = parse_delays(option.perf_slowdown)
     update = EXTEND if option.extend_baselines else option.update_baselines
     if option.extend_baselines and option.update_baselines:

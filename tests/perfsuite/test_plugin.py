@@ -296,6 +296,49 @@ def test_it_works_beside_other_options(project: pytest.Pytester, options: list[s
     run(project, *options).assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("place", [[TEST], ["-x", TEST], ["--", TEST], ["sub"]], ids=" ".join)
+def test_a_test_may_follow_the_option_that_records(
+    project: pytest.Pytester, place: list[str]
+) -> None:
+    below = project.path / "sub"
+    below.mkdir()
+    (below / "conftest.py").write_text("def pytest_addoption(parser): parser.addoption('--mine')\n")
+    (below / "test_sub.py").write_text(
+        "from clock import taking\n"
+        "def test_mine(latency_gate): latency_gate(taking(4e-3), taking(2e-3))\n"
+    )
+    options = ["--mine=1"] if place == ["sub"] else []
+    result = run(project, "-o", "pythonpath=.", *options, "--update-baselines", *place)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*recorded*"])
+
+
+def test_another_way_to_record_is_refused_by_name(project: pytest.Pytester) -> None:
+    result = run(project, "--update-baselines=all")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--update-baselines=all: must be improved, or nothing"])
+
+
+def test_a_plugin_that_runs_tests_in_threads_is_asked_to_leave_gates_alone(
+    project: pytest.Pytester,
+) -> None:
+    project.makeconftest(
+        """
+        def pytest_addoption(parser):
+            parser.addoption("--parallel-threads", default=4)
+
+        def pytest_configure(config):
+            config.addinivalue_line("markers", "thread_unsafe: runs in one thread")
+
+        def pytest_collection_modifyitems(items):
+            print("alone:", [item.name for item in items if item.get_closest_marker("thread_unsafe")])
+        """
+    )
+    project.makepyfile(test_other="def test_other(): pass")
+    result = run(project, "--collect-only", "-s")
+    result.stdout.fnmatch_lines(["*alone: ['test_mine']*"])
+
+
 def test_collecting_measures_nothing(project: pytest.Pytester) -> None:
     result = run(project, "--co")
     assert result.ret == 0
