@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.chart is not None and arguments.chart.suffix.lower() != ".svg":
         raise UsageError(f"--chart {arguments.chart}: must end in .svg")
+    if arguments.chart is not None:
+        import_module("perfsuite.charts")  # a missing extra is told before anything is stored
     for option in ("chart", "json"):
         if (path := getattr(arguments, option)) is not None:
             check_writable(path, option=f"--{option}")

@@ -71,9 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         stories, unreadable = read_stories(arguments.storage, known)
         for line in unreadable:
             print(f"perfsuite: left out: {line}", file=sys.stderr)
-    inputs = Inputs(
-        ladder, diagnosis, gate, stories, str(arguments.storage), unreadable, arguments.command
-    )
+    storage = "" if arguments.storage is None else str(arguments.storage)
+    inputs = Inputs(arguments.command, ladder, diagnosis, gate, stories, storage, unreadable)
     write_text(arguments.output, render(inputs), option="--output ")
     if ladder is not None and arguments.markdown is not None:
         text = ladder_markdown(ladder)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from perfsuite.errors import UsageError
 from perfsuite.fields import Field, read_json
+from perfsuite.llama.results import PHASES
 from perfsuite.report.inputs import optional_text
 
 # How a call is made: one after the other, or with memory walked through in between as in a forward.
@@ -33,11 +34,33 @@ class Predicted:
 
 
 @dataclass(frozen=True)
+class Projected:
+    """A stage as the cost model projects it, with its seconds by phase and what bounds it."""
+
+    stage: str
+    projected_s: float
+    phases: Mapping[str, float]
+    rpc_count: int
+    bound: str
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What was assumed, in words; whose published figures, and where from, if a device was; what follows."""
+
+    assumed: tuple[str, ...]
+    title: str
+    source: str
+    stages: tuple[Projected, ...]
+
+
+@dataclass(frozen=True)
 class Diagnosis:
-    """The transports' curves, by how they were measured, and the cost model's predictions."""
+    """The transports' curves, by how they were measured; the cost model's predictions, and what it projects."""
 
     curves: Mapping[str, tuple[Curve, ...]]
     predictions: tuple[Predicted, ...]
+    projection: Projection | None
     command: str
     machine: Mapping[str, str]
 
@@ -45,11 +68,14 @@ class Diagnosis:
 def read_diagnosis(path: Path) -> Diagnosis:
     """Read a diagnosis. Raises UsageError naming the file and the field that cannot be used."""
     data = read_json(path)
-    transport, machine = data.get("transport"), data.get("machine")
+    transport, machine, projection = (
+        data.get(name) for name in ("transport", "machine", "projection")
+    )
     return Diagnosis(
         curves={how: _curves(transport, how) for how in HOW} if transport else {},
         predictions=tuple(_predicted(row) for row in data.need("prediction").items()),
-        command=optional_text(data, "command") or "perfsuite diagnose --json F",
+        projection=_projection(projection) if projection else None,
+        command=optional_text(data, "command"),
         machine=machine.words() if machine else {},
     )
 
@@ -73,4 +99,24 @@ def _predicted(row: Field) -> Predicted:
         predicted_s=row.need("predicted_s").positive(),
         measured_s=row.need("measured_s").positive(),
         error=row.need("error").number(),
+    )
+
+
+def _projection(field: Field) -> Projection:
+    return Projection(
+        assumed=tuple(item.text() for item in field.need("assumed").items()),
+        title=optional_text(field, "title"),
+        source=optional_text(field, "source"),
+        stages=tuple(_projected(row) for row in field.need("stages").items()),
+    )
+
+
+def _projected(row: Field) -> Projected:
+    phases = row.need("phases_s")
+    return Projected(
+        stage=row.need("name").text(),
+        projected_s=row.need("projected_s").positive(),
+        phases={phase: phases.need(phase).not_negative() for phase in PHASES},
+        rpc_count=int(row.need("rpc_count").not_negative()),
+        bound=row.need("bound").text(),
     )

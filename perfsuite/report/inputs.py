@@ -80,7 +80,7 @@ def read_ladder(path: Path) -> Ladder:
         device=optional_text(data, "device"),
         rounds=int(rounds.positive()) if rounds else None,
         confidence=confidence.not_negative() if confidence else None,
-        command=optional_text(data, "command") or "perfsuite ladder --json F",
+        command=optional_text(data, "command"),
         machine=data.need("machine").words(),
         unsplit={
             dtype: _latency(row.need("latency_s"))
@@ -96,7 +96,7 @@ def read_gate(path: Path) -> GateReport:
     machine = data.get("machine")
     return GateReport(
         subjects=tuple(_subject(row) for row in data.need("subjects").items()),
-        command=optional_text(data, "command") or f"pytest perfsuite --perf-report {path.name}",
+        command=optional_text(data, "command"),
         machine=machine.words() if machine else {},
     )
 

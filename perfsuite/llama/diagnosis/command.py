@@ -77,7 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     from perfsuite.files import check_writable, write_json
     from perfsuite.llama import prompts
-    from perfsuite.llama.diagnosis.charts import check_drawable, draw_charts
     from perfsuite.llama.diagnosis.footprint import known_config
     from perfsuite.llama.diagnosis.measuring import measure
     from perfsuite.llama.diagnosis.report import print_diagnosis
@@ -100,6 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
         if file is not None:
             check_writable(file, option=f"--{option}")
     if arguments.chart is not None:
+        from perfsuite.llama.diagnosis.charts import check_drawable  # needs the extra report
+
         check_drawable(arguments.chart)
     config = known_config(arguments.model)
     if config is not None:
@@ -129,6 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_json(arguments.json, result)
     if arguments.chart is not None:
+        from perfsuite.llama.diagnosis.charts import draw_charts
+
         draw_charts(result, arguments.chart)
     print_diagnosis(result)
     return 0
