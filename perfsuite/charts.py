@@ -456,7 +456,8 @@ def _rows(
 def _panel(drawing: _Drawing, panel: Panel, top: float) -> None:
     values, levels, last = panel.values, panel.levels, len(panel.values) - 1
     noise = math.exp(1.96 * panel.spread)
-    ends = around([*values, max(levels) * noise, min(levels) / noise])
+    low, high = around([*values, max(levels) * noise, min(levels) / noise])
+    ends = low, high + 0.15 * (high - low)  # room for what the marks say
     axes = drawing.plot(top + 3 * TEXT + 20, PANEL, ends, panel.unit, panel.form)
     air = max(1, last) * 6 / (axes.get_position().width * WIDTH - 12)
     axes.set_xlim(-air, max(1, last) + air)
