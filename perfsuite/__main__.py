@@ -62,7 +62,10 @@ COMMANDS: Mapping[str, Command] = {
 
 _LLAMA = "it measures split-llama: from a checkout of it, pip install . './perfsuite[llama]'"
 _HISTORY = "pip install 'perfsuite[history]'"
+_REPORT = "pip install 'perfsuite[report]'"
 _MISSING = {
+    "jinja2": _REPORT,
+    "matplotlib": _REPORT,
     "psutil": _LLAMA,
     "runtime": _LLAMA,
     "ruptures": _HISTORY,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -204,6 +205,7 @@ class MeasuringSession:
     def as_json(self) -> dict[str, Any]:
         """Return the run's report."""
         return {
+            "command": shlex.join(["pytest", *self._config.invocation_params.args]),
             "whole": self._is_whole,
             "against": self.settings.against,
             "titles": self._bench.titles if self._bench else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,6 +76,7 @@ def run(
     if chart is not None and chart.suffix.lower() != ".svg":
         raise UsageError(f"--chart {chart}: must end in .svg")
     if chart is not None:
+        import_module("perfsuite.charts")  # a missing extra is told before anything is stored
         check_writable(chart, option="--chart")
     if json_file is not None:
         check_writable(json_file, option="--json")

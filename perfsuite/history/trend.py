@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from perfsuite.charts import units
-from perfsuite.history.explaining import Explained, Story
 from perfsuite.history.series import RATIO, by_place
+from perfsuite.units import brief_seconds
+
+if TYPE_CHECKING:
+    from perfsuite.history.explaining import Explained, Story
 
 WIDTH = 100  # columns, at most
 CELLS = 30
@@ -70,7 +73,7 @@ def short(commit: str) -> str:
 
 def format_value(value: float, figure: str, digits: int = 3) -> str:
     """``1.51x``, or seconds in their unit, with so many significant digits."""
-    return f"{value:.{digits}g}x" if figure == RATIO else units.seconds(value, digits)
+    return f"{value:.{digits}g}x" if figure == RATIO else brief_seconds(value, digits)
 
 
 def _lines(story: Story, width: int, blocks: str) -> list[Text]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-import psutil
-
 from perfsuite.gate.interference import DISTURBED_SHARE, Watch
 
 
@@ -44,6 +42,8 @@ def told(disturbed: Mapping[str, int], runs: int) -> str:
 
 
 def _children_s() -> float:
+    import psutil  # of the extra llama, which whoever only reads a result goes without
+
     total = 0.0
     for child in psutil.Process().children(recursive=True):
         try:

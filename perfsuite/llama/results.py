@@ -158,15 +158,10 @@ class Ladder(Struct, frozen=True, kw_only=True):
     tokens: AtLeastOne
     device: str = ""
     rounds: AtLeastOne | None = None
-    told_command: str | None = field(default=None, name="command")
+    command: str = ""
     fingerprint: dict[str, Any] = field(name="machine")
     unsplit_rows: dict[str, _UnsplitLatency] = field(name="unsplit")
     stages: tuple[LadderStage, ...]
-
-    @property
-    def command(self) -> str:
-        """What made it."""
-        return self.told_command or "perfsuite ladder --json F"
 
     @property
     def machine(self) -> Mapping[str, str]:

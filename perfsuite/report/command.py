@@ -78,9 +78,8 @@ def run(
         stories, unreadable = read_stories(storage, known_of(accepted))
         for line in unreadable:
             print(f"perfsuite: left out: {line}", file=sys.stderr)
-    inputs = Inputs(
-        ladder, diagnosis, gate, stories, str(storage), unreadable, command_line(context)
-    )
+    place = "" if storage is None else str(storage)
+    inputs = Inputs(command_line(context), ladder, diagnosis, gate, stories, place, unreadable)
     write_text(output, render(inputs), option="--output ")
     if ladder is not None and markdown is not None:
         text = ladder_markdown(ladder)

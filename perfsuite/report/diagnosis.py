@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import asdict
 
-from perfsuite.schema import Finite, Positive, read, words
+from perfsuite.llama.results import Phases
+from perfsuite.schema import Count, Finite, Positive, read, words
 
 # How a call is made: one after the other, or with memory walked through in between as in a forward.
 HOW = ("back_to_back", "between_sweeps")
@@ -57,12 +59,37 @@ class Predicted(Struct, frozen=True):
     error: Finite
 
 
+class Projected(Struct, frozen=True, kw_only=True):
+    """A stage as the cost model projects it, with its seconds by phase and what bounds it."""
+
+    stage: str = field(name="name")
+    projected_s: Positive
+    told: Phases = field(name="phases_s")
+    rpc_count: Count
+    bound: str
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """Seconds by phase."""
+        return asdict(self.told)
+
+
+class Projection(Struct, frozen=True, kw_only=True):
+    """What was assumed, in words; whose published figures, and where from, if a device was; what follows."""
+
+    assumed: tuple[str, ...]
+    stages: tuple[Projected, ...]
+    title: str | None = None
+    source: str | None = None
+
+
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """The transports' curves, by how they were measured, and the cost model's predictions."""
+    """The transports' curves, by how they were measured, the cost model's predictions, and what it projects."""
 
     roads: dict[str, _Road | None] | None = field(default=None, name="transport")
     predictions: tuple[Predicted, ...] = field(name="prediction")
-    told_command: str | None = field(default=None, name="command")
+    projection: Projection | None = None
+    command: str = ""
     fingerprint: dict[str, Any] | None = field(default=None, name="machine")
 
     @property
@@ -71,11 +98,6 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         if self.roads is None:
             return {}
         return {how: tuple(self._curves(self.roads, how)) for how in HOW}
-
-    @property
-    def command(self) -> str:
-        """What made it."""
-        return self.told_command or "perfsuite diagnose --json F"
 
     @property
     def machine(self) -> Mapping[str, str]:

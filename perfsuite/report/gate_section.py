@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from perfsuite.charts.drawing import Entry
-from perfsuite.charts.intervals import IntervalRow, intervals
-from perfsuite.charts.markup import Markup
-from perfsuite.report import parts
+from perfsuite.charts import Entry, IntervalRow, Words, intervals
 from perfsuite.report.inputs import GateReport, Subject
-from perfsuite.report.parts import MISSING, Table
+from perfsuite.report.parts import MISSING, Figure, Section, Table
 
-_STYLES = {"regression": "bad", "pass": "good", "inconclusive": "unsure", "improved": "better"}
-_COMMAND = "pytest perfsuite/test_latency.py --perf-report gate.json"
+_COLOURS = {"regression": "bad", "pass": "good", "inconclusive": "unsure", "improved": "better"}
 
 
-def gate_section(report: GateReport | None) -> Markup:
-    """The last run of the gate."""
-    title = "Verdicts"
-    if report is None or not report.subjects:
-        return parts.section(
-            "verdicts",
-            title,
-            parts.missing("No verdicts were given.", f"{_COMMAND}; --gate gate.json"),
-        )
+def gate_section(report: GateReport) -> Section | None:
+    """The last run of the gate; None where nothing was gated."""
+    if not report.subjects:
+        return None
     judged = [one for one in report.subjects if one.change is not None and one.interval is not None]
-    chart = None
-    if judged:
-        chart = parts.figures(
-            parts.figure(
-                _chart(judged),
-                "Change against the stored baseline with its interval; the band is what noise may do.",
-                report.command,
-            )
-        )
-    return parts.section("verdicts", title, parts.data_table(_table(report)), chart)
+    caption = "Change against the stored baseline with its interval; the band is what noise may do."
+    return Section(
+        "verdicts",
+        "Verdicts",
+        "Verdicts",
+        tables=[_table(report)],
+        figures=[Figure(_chart(judged), caption, report.command)] if judged else [],
+    )
 
 
-def _chart(subjects: list[Subject]) -> Markup:
+def _chart(subjects: list[Subject]) -> str:
     present = dict.fromkeys(one.verdict for one in subjects)
+    told = "; ".join(f"{one.name}: {one.verdict}, {_change(one)}" for one in subjects)
     return intervals(
         [_row(one) for one in subjects],
-        title="Change against the baseline",
-        description="; ".join(f"{one.name}: {one.verdict}, {_change(one)}" for one in subjects),
+        Words("verdicts-chart", "Change against the baseline", told),
         unit="change of the ratio to the yardstick",
         form=lambda value: f"{value - 1:+.0%}",
         zero=1.0,
         key=[
-            *(Entry(_STYLES.get(verdict, "six"), verdict) for verdict in present),
-            Entry("band", "margin"),
+            *(Entry(_COLOURS.get(verdict, "six"), verdict) for verdict in present),
+            Entry("rule", "margin"),
         ],
     )
 
@@ -55,9 +44,9 @@ def _row(one: Subject) -> IntervalRow:
     value = one.change or 1.0
     low, high = one.interval or (value, value)
     band = (1 / (1 + one.margin), 1 + one.margin) if one.margin is not None else None
-    style = _STYLES.get(one.verdict, "six")
+    colour = _COLOURS.get(one.verdict, "six")
     return IntervalRow(
-        one.name, value, low, high, style, f"{one.verdict}, {value - 1:+.1%}", band=band
+        one.name, value, low, high, colour, f"{one.verdict}, {value - 1:+.1%}", band=band
     )
 
 

@@ -4,44 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from perfsuite.charts.markup import Markup
 from perfsuite.history.chart import describe, story_chart
-from perfsuite.history.explaining import Story
 from perfsuite.history.trend import change_text, format_value, short
-from perfsuite.report import parts
-from perfsuite.report.parts import Table
+from perfsuite.report.parts import Figure, Section, Table
+
+if TYPE_CHECKING:
+    from perfsuite.history.explaining import Story
 
 SHOWN_RUNS = 20_000  # in all charts together: the page stays small
 LISTED = 20  # runs in a chart's table, the latest
 
 
-def history_section(stories: Sequence[Story], storage: str) -> Markup:
-    """All stored series, those that changed first."""
-    title = "History"
+def history_section(stories: Sequence[Story], command: str) -> Section | None:
+    """All stored series, those that changed first; ``command`` read them. None without any."""
     if not stories:
-        return parts.section(
-            "history",
-            title,
-            parts.missing(
-                "No stored runs were given.",
-                "pytest perfsuite --benchmark-autosave; --storage .benchmarks",
-            ),
-        )
+        return None
     ordered = sorted(stories, key=lambda story: not story.changes)
-    command = f"perfsuite history --storage {storage} --chart history.svg"
     drawn = _that_fit(ordered)
     left_out = len(ordered) - len(drawn)
-    return parts.section(
+    note = (
+        "A line is the level, the band around it what noise does to 95% of the runs, a dashed mark a "
+        "change of level. Changes are for reading: the gate alone decides."
+    )
+    return Section(
         "history",
-        title,
-        parts.note(
-            "A line is the level, a dashed mark a change of it. Changes are for reading: the gate "
-            "alone decides."
-        ),
-        parts.data_table(_changes(ordered)) if any(story.changes for story in ordered) else None,
-        parts.figures(*(_figure(story, command) for story in drawn)),
-        parts.note(f"{left_out} more series are not drawn.") if left_out > 0 else None,
+        "History",
+        "History",
+        notes=[note],
+        tables=[_changes(ordered)] if any(story.changes for story in ordered) else [],
+        figures=[_figure(story, place, command) for place, story in enumerate(drawn)],
+        rest=f"{left_out} more series are not drawn." if left_out else "",
     )
 
 
@@ -51,7 +45,7 @@ def _that_fit(stories: Sequence[Story]) -> list[Story]:
     return [story for story, so_far in zip(stories, runs, strict=True) if so_far <= SHOWN_RUNS]
 
 
-def _figure(story: Story, command: str) -> Markup:
+def _figure(story: Story, place: int, command: str) -> Figure:
     series = story.series
     runs = list(zip(series.points, story.trend.levels, strict=True))[-LISTED:]
     table = Table(
@@ -69,7 +63,8 @@ def _figure(story: Story, command: str) -> Markup:
         ],
         frozenset({2, 3}),
     )
-    return parts.figure(story_chart(story), f"{series.subject}: {describe(story)}.", command, table)
+    chart = story_chart(story, f"history-{place}")
+    return Figure(chart, f"{series.subject}: {describe(story)}.", command, table)
 
 
 def _changes(stories: Sequence[Story]) -> Table:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from perfsuite.llama.results import Ladder, LadderStage, read_ladder
 from perfsuite.schema import Count, Finite, NotNegative, Positive, check_ends, read, words
@@ -55,5 +54,4 @@ class GateReport(Struct, frozen=True, kw_only=True):
 
 def read_gate(path: Path) -> GateReport:
     """Read a gate's report. Raises UsageError naming the file and the field that cannot be used."""
-    report = read(path, GateReport)
-    return replace(report, command=report.command or f"pytest perfsuite --perf-report {path.name}")
+    return read(path, GateReport)

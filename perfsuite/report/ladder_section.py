@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
-from perfsuite.charts import units
-from perfsuite.charts.drawing import Entry
-from perfsuite.charts.intervals import IntervalRow, intervals
-from perfsuite.charts.markup import Markup
-from perfsuite.charts.stacked_bars import StackedRow, stacked_bars
+from collections.abc import Mapping
+
+from perfsuite.charts import Entry, IntervalRow, StackedRow, Words, intervals, stacked_bars
 from perfsuite.llama.results import PHASES, Latency
 from perfsuite.llama.rows import unsplit_name
 from perfsuite.llama.table import format_bytes, format_latency, format_ratio
-from perfsuite.report import parts
 from perfsuite.report.inputs import Ladder, LadderStage
-from perfsuite.report.parts import MISSING, Table
+from perfsuite.report.parts import MISSING, Figure, Section, Table
+from perfsuite.units import brief_seconds
 
-_COMMAND = "perfsuite ladder --json ladder.json"
 
-
-def ladder_section(ladder: Ladder | None) -> Markup:
-    """The stages side by side."""
-    title = "The ladder"
-    if ladder is None or not ladder.stages:
-        return parts.section(
-            "ladder",
-            title,
-            parts.missing("No ladder was given.", f"{_COMMAND}; --ladder ladder.json"),
-        )
-    return parts.section(
+def ladder_section(ladder: Ladder) -> Section | None:
+    """The stages side by side; None without any."""
+    if not ladder.stages:
+        return None
+    return Section(
         "ladder",
-        title,
-        parts.note(heading(ladder)),
-        parts.data_table(ladder_table(ladder)),
-        parts.figures(_seconds(ladder), _shares(ladder)),
+        "Ladder",
+        "The ladder",
+        notes=[heading(ladder)],
+        tables=[ladder_table(ladder)],
+        figures=[_seconds(ladder), _shares(ladder)],
     )
 
 
-def speedup_section(ladder: Ladder | None) -> Markup:
-    """What was measured beside what the analysis forecast."""
-    title = "Speed-up: measured and forecast"
-    rows = [row for row in ladder.stages if row.vs_baseline is not None] if ladder else []
-    if ladder is None or not rows:
-        return parts.section(
-            "speedup", title, parts.missing("No ladder with the baseline was given.", _COMMAND)
-        )
+def speedup_section(ladder: Ladder) -> Section | None:
+    """What was measured beside what the analysis forecast; None where the baseline was not run."""
+    rows = [row for row in ladder.stages if row.vs_baseline is not None]
+    if not rows:
+        return None
+    told = [f"{row.name}: {_speedup(row)}, forecast {_forecast(row)}" for row in rows]
     chart = intervals(
         [_speedup_row(row) for row in rows],
-        title="Speed-up over baseline",
-        description="; ".join(
-            f"{row.name}: {_speedup(row)}, forecast {_forecast(row)}" for row in rows
-        ),
+        Words("speedup-chart", "Speed-up over baseline", "; ".join(told)),
         unit="times as fast as baseline (logarithmic)",
         form=lambda value: f"{value:.3g}x",
         log=True,
-        key=[Entry("one", "measured"), Entry("hollow two", "forecast of the analysis")],
+        key=[Entry("one", "measured"), Entry("two", "forecast of the analysis", hollow=True)],
     )
     table = Table(
         "Speed-up over baseline",
@@ -60,18 +47,17 @@ def speedup_section(ladder: Ladder | None) -> Markup:
         [(row.name, _speedup(row), _forecast(row)) for row in rows],
         frozenset({1, 2}),
     )
-    return parts.section(
+    note = (
+        "The forecast is the analysis' own, for a model of its own; it was never measured and is "
+        "shown to be judged."
+    )
+    caption = "Measured with 95% intervals, beside the forecast."
+    return Section(
         "speedup",
-        title,
-        parts.note(
-            "The forecast is the analysis' own, for a model of its own; it was never measured and is "
-            "shown to be judged."
-        ),
-        parts.figures(
-            parts.figure(
-                chart, "Measured with 95% intervals, beside the forecast.", ladder.command, table
-            )
-        ),
+        "Speed-up",
+        "Speed-up: measured and forecast",
+        notes=[note],
+        figures=[Figure(chart, caption, ladder.command, table)],
     )
 
 
@@ -114,35 +100,33 @@ def ladder_table(ladder: Ladder) -> Table:
     )  # fmt: skip
 
 
-def _seconds(ladder: Ladder) -> Markup:
+def _seconds(ladder: Ladder) -> Figure:
     rows = [StackedRow(row.name, row.phases, format_latency(row.latency)) for row in ladder.stages]
     rows += [_unsplit_row(dtype, latency) for dtype, latency in ladder.unsplit.items()]
     table = Table(
         "Seconds by phase, medians over the rounds",
         ("stage", *PHASES),
         [
-            (row.name, *(units.seconds(row.phases[phase]) for phase in PHASES))
+            (row.name, *(brief_seconds(row.phases[phase]) for phase in PHASES))
             for row in ladder.stages
         ],
         frozenset(range(1, 1 + len(PHASES))),
     )
+    told = [f"{row.name}: {format_latency(row.latency)}" for row in ladder.stages]
     chart = stacked_bars(
         rows,
-        title="Latency by phase",
-        description="; ".join(
-            f"{row.name}: {format_latency(row.latency)}" for row in ladder.stages
-        ),
+        Words("latency-chart", "Latency by phase", "; ".join(told)),
         unit="one forward pass",
-        form=units.seconds,
+        form=brief_seconds,
     )
-    return parts.figure(chart, "Where the time goes, in seconds.", ladder.command, table)
+    return Figure(chart, "Where the time goes, in seconds.", ladder.command, table)
 
 
 def _unsplit_row(dtype: str, latency: Latency) -> StackedRow:
     return StackedRow(unsplit_name(dtype), {"unsplit": latency["median"]}, format_latency(latency))
 
 
-def _shares(ladder: Ladder) -> Markup:
+def _shares(ladder: Ladder) -> Figure:
     rows = []
     for row in ladder.stages:
         total = sum(row.phases.values()) or 1.0
@@ -153,17 +137,19 @@ def _shares(ladder: Ladder) -> Markup:
         [(row.label, *(f"{row.parts[phase]:.1%}" for phase in PHASES)) for row in rows],
         frozenset(range(1, 1 + len(PHASES))),
     )
+    told = [f"{row.label}: {_most(row.parts)}" for row in rows]
     chart = stacked_bars(
         rows,
-        title="Shares by phase",
-        description="; ".join(
-            f"{row.label}: mostly {max(row.parts, key=lambda name: row.parts[name])}"
-            for row in rows
-        ),
+        Words("shares-chart", "Shares by phase", "; ".join(told)),
         unit="of a forward pass",
         form=lambda share: f"{share:.0%}",
     )
-    return parts.figure(chart, "The same, as shares of each stage's time.", ladder.command, table)
+    return Figure(chart, "The same, as shares of each stage's time.", ladder.command, table)
+
+
+def _most(shares: Mapping[str, float]) -> str:
+    name = max(shares, key=lambda name: shares[name])
+    return f"mostly {name} ({shares[name]:.0%})"
 
 
 def _speedup_row(row: LadderStage) -> IntervalRow:

@@ -5,128 +5,95 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from perfsuite.charts.markup import Markup, element
-from perfsuite.history.explaining import Story
-from perfsuite.report import parts
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from perfsuite.charts import clean
 from perfsuite.report.diagnosis import Diagnosis
-from perfsuite.report.diagnosis_section import prediction_section, transport_section
+from perfsuite.report.diagnosis_section import (
+    prediction_section,
+    projection_section,
+    transport_section,
+)
 from perfsuite.report.gate_section import gate_section
 from perfsuite.report.history_section import history_section
 from perfsuite.report.inputs import GateReport, Ladder
 from perfsuite.report.ladder_section import heading, ladder_section, speedup_section
+from perfsuite.report.parts import Origin
 
-SECTIONS = {
-    "ladder": "Ladder",
-    "speedup": "Speed-up",
-    "transports": "Transports",
-    "prediction": "Cost model",
-    "verdicts": "Verdicts",
-    "history": "History",
-    "provenance": "Provenance",
-}
-# No page of ours loads anything; this makes the browser refuse it too.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+if TYPE_CHECKING:
+    from perfsuite.history.explaining import Story  # whose arithmetic needs the extra history
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a page is made from; None and nothing leave their sections out."""
+    """What a page is made from, and by which command; None and nothing leave their sections out."""
 
+    command: str
     ladder: Ladder | None = None
     diagnosis: Diagnosis | None = None
     gate: GateReport | None = None
     stories: Sequence[Story] = ()
-    storage: str = ".benchmarks"
+    storage: str = ""
     unreadable: Sequence[str] = ()
-    command: str = "perfsuite report"
 
 
 def render(inputs: Inputs, made: datetime | None = None) -> str:
     """The page as HTML."""
-    made = made or datetime.now(UTC)
-    ladder = inputs.ladder
+    ladder, diagnosis = inputs.ladder, inputs.diagnosis
+    sections = [
+        ladder_section(ladder) if ladder else None,
+        speedup_section(ladder) if ladder else None,
+        transport_section(diagnosis) if diagnosis else None,
+        prediction_section(diagnosis) if diagnosis else None,
+        projection_section(diagnosis) if diagnosis else None,
+        gate_section(inputs.gate) if inputs.gate else None,
+        history_section(inputs.stories, inputs.command),
+    ]
     title = f"split-llama: {ladder.model}, {ladder.tokens:,} tokens" if ladder else "split-llama"
-    style = "".join(
-        files(package).joinpath(name).read_text(encoding="utf-8")
-        for package, name in (
-            ("perfsuite.charts", "charts.css"),
-            ("perfsuite.report", "report.css"),
+    return (
+        _environment()
+        .get_template("report/page.html.j2")
+        .render(
+            title=title,
+            heading=heading(ladder) if ladder else "Performance report",
+            made=f"{made or datetime.now(UTC):%Y-%m-%d at %H:%M}",
+            sections=[section for section in sections if section is not None],
+            origins=_origins(inputs),
         )
     )
-    menu = element(
-        "nav",
-        element(
-            "ul",
-            *(
-                element("li", element("a", word, href=f"#{name}"))
-                for name, word in SECTIONS.items()
-            ),
-        ),
-        aria_label="Sections",
-    )
-    header = element(
-        "header",
-        element("p", "split-llama", class_="brand"),
-        element("h1", heading(ladder) if ladder else "Performance report"),
-        element("p", f"Made on {made:%Y-%m-%d at %H:%M} UTC", class_="note"),
-        menu,
-    )
-    main = element(
-        "main",
-        ladder_section(ladder),
-        speedup_section(ladder),
-        transport_section(inputs.diagnosis),
-        prediction_section(inputs.diagnosis),
-        gate_section(inputs.gate),
-        history_section(inputs.stories, inputs.storage),
-        _provenance(inputs),
-        id="main",
-    )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
-    skip = element("a", "Skip to the content", href="#main", class_="skip")
-    page = element("html", head, element("body", skip, header, main), lang="en")
-    return f"<!doctype html>\n{page}\n"
 
 
-def _provenance(inputs: Inputs) -> Markup:
+def _environment() -> Environment:
+    """Everything that is shown is escaped, and holds nothing that no file can hold."""
+    return Environment(
+        loader=PackageLoader("perfsuite", ""),
+        autoescape=True,
+        finalize=lambda shown: clean(shown) if type(shown) is str else shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _origins(inputs: Inputs) -> list[Origin]:
     """On which machine each part was measured, and by which command."""
-    panels = []
-    for name, part in (
-        ("Ladder", inputs.ladder),
-        ("Diagnosis", inputs.diagnosis),
-        ("Verdicts", inputs.gate),
-    ):
-        if part is not None:
-            panels.append(parts.definitions(name, _words(part.machine, part.command)))
+    parts = {"Ladder": inputs.ladder, "Diagnosis": inputs.diagnosis, "Verdicts": inputs.gate}
+    origins = [
+        Origin(name, _words(part.machine, part.command))
+        for name, part in parts.items()
+        if part is not None
+    ]
     if inputs.stories:
         machines = dict.fromkeys(story.series.machine for story in inputs.stories)
-        panels.append(
-            parts.definitions(
-                "History",
-                [
-                    *(("machine", machine) for machine in machines),
-                    *(("left out", line) for line in inputs.unreadable),
-                    ("command", f"perfsuite history --storage {inputs.storage}"),
-                ],
-            )
-        )
-    panels.append(parts.definitions("This page", [("command", inputs.command)]))
-    return parts.section(
-        "provenance", "Machine and provenance", element("div", *panels, class_="figures")
-    )
+        words = [("machine", machine) for machine in machines]
+        words += [("left out", line) for line in inputs.unreadable]
+        origins.append(Origin("History", [*words, ("stored in", inputs.storage)]))
+    return [*origins, Origin("This page", [("command", inputs.command)])]
 
 
 def _words(machine: Mapping[str, str], command: str) -> list[tuple[str, str]]:
-    return [
-        *((name.replace("_", " "), value) for name, value in machine.items()),
-        ("command", command),
-    ]
+    words = [(name.replace("_", " "), value) for name, value in machine.items()]
+    return [*words, ("command", command)]

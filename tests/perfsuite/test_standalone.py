@@ -63,6 +63,32 @@ def test_the_ladder_without_the_runtime_names_what_is_missing() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_the_report_without_its_extra_names_it(missing: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from perfsuite.__main__ import main; sys.exit(main(['report', '--gate', 'gate.json']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"perfsuite: report: no module {missing}: pip install 'perfsuite[report]'\n"
+    )
+
+
+def test_a_report_needs_no_other_extra(tmp_path: Path) -> None:
+    (tmp_path / "gate.json").write_text('{"subjects": []}')
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['psutil', 'ruptures', 'scipy', 'torch']))\n"
+        "from perfsuite.__main__ import main; sys.exit(main(['report', '--gate', 'gate.json']))"
+    )
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    assert "This page" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_and_neither_tests_nor_baselines(tmp_path: Path) -> None:
     source = tmp_path / "perfsuite"
@@ -83,7 +109,8 @@ def test_the_wheel_holds_the_package_and_neither_tests_nor_baselines(tmp_path: P
         for path in PERFSUITE.rglob("*.py")
         if not path.match("test_*.py")
     }
-    assert kept | {"py.typed", "report/report.css", "llama/data/accelerators.json"} <= folder
+    assert kept | {"py.typed", "charts.css", "report/page.html.j2", "report/report.css"} <= folder
+    assert "llama/data/accelerators.json" in folder
     assert not [name for name in folder if name.startswith("test_")]
     assert folder.isdisjoint({"baselines.json", "budgets.json", "pyproject.toml"})
     assert dict(entry_points["pytest11"]) == {"perfsuite.plugin": "perfsuite.plugin"}

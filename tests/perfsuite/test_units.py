@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfsuite.units import percent, seconds
+from perfsuite.units import brief_seconds, percent, seconds, size
 
 SIZES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
@@ -48,3 +48,25 @@ def test_what_is_shown_is_what_was_meant(value: float) -> None:
 )
 def test_changes_have_their_sign(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+def test_an_axis_has_figures_without_zeros_that_say_nothing() -> None:
+    assert [brief_seconds(value) for value in (0, 2.5e-9, 3.5e-5, 0.01234, 0.99999, 12)] == [
+        "0",
+        "2.5 ns",
+        "35 us",
+        "12.3 ms",
+        "1 s",
+        "12 s",
+    ]
+    assert brief_seconds(1.23456, 5) == "1.2346 s"
+
+
+def test_sizes_are_in_powers_of_ten() -> None:
+    assert [size(value) for value in (1, 1e3, 999_900, 1.34e8, 7.5e9)] == [
+        "1 B",
+        "1 KB",
+        "1 MB",
+        "134 MB",
+        "7.5 GB",
+    ]

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from perfsuite.charts import units
-from perfsuite.charts.drawing import Entry, standalone
-from perfsuite.charts.intervals import IntervalRow, intervals
-from perfsuite.charts.lines import Line, lines
-from perfsuite.charts.markup import Markup
-from perfsuite.charts.stacked_bars import StackedRow, stacked_bars
+from perfsuite.charts import (
+    Entry,
+    IntervalRow,
+    StackedRow,
+    Words,
+    intervals,
+    lines,
+    stacked_bars,
+    standalone,
+)
 from perfsuite.errors import UsageError
 from perfsuite.files import write_text
 from perfsuite.llama.diagnosis.result import Diagnosis, PredictionRow
 from perfsuite.llama.forecast import CLAIMED_SHARES
 from perfsuite.llama.results import PHASES
+from perfsuite.units import brief_seconds, size
 
 
 def check_drawable(folder: Path) -> None:
@@ -36,38 +41,35 @@ def _about(result: Diagnosis) -> str:
     return f"{result['model']}, {result['tokens']:,} tokens"
 
 
-def _transport(result: Diagnosis) -> Markup:
-    curves = [
-        Line(
-            f"{road}, {how.replace('_', ' ')}",
-            tuple(
-                zip(found[how]["sent"]["bytes"], found[how]["sent"]["round_trip_s"], strict=True)
-            ),
+def _transport(result: Diagnosis) -> str:
+    curves = {
+        f"{road}, {how.replace('_', ' ')}": list(
+            zip(found[how]["sent"]["bytes"], found[how]["sent"]["round_trip_s"], strict=True)
         )
         for road, found in result["transport"].items()
         for how in ("back_to_back", "between_sweeps")
-    ]
+    }
+    said = "Seconds of one call over the bytes that it sends"
     return lines(
         curves,
-        title="Round trip by payload",
-        description="Seconds of one call over the bytes that it sends",
+        Words("transport", "Round trip by payload", said),
         x_unit="payload sent (logarithmic)",
         y_unit="round trip (logarithmic)",
-        x_form=units.size,
-        y_form=units.seconds,
+        x_form=size,
+        y_form=brief_seconds,
     )
 
 
-def _breakdown(result: Diagnosis) -> Markup:
+def _breakdown(result: Diagnosis) -> str:
     rows = [StackedRow("claimed by the analysis", _percent(CLAIMED_SHARES))]
     rows += [
-        StackedRow(stage["name"], _percent(stage["phases_s"]), units.seconds(stage["measured_s"]))
+        StackedRow(stage["name"], _percent(stage["phases_s"]), brief_seconds(stage["measured_s"]))
         for stage in result["stages"]
     ]
+    said = "; ".join(f"{row.label}: {_spoken(row.parts)}" for row in rows)
     return stacked_bars(
         rows,
-        title="Where the time goes",
-        description="; ".join(f"{row.label}: {_spoken(row.parts)}" for row in rows),
+        Words("breakdown", "Where the time goes", said),
         unit=f"share of a forward pass (%), {_about(result)}",
         form=lambda share: f"{share:.0f}",
     )
@@ -82,20 +84,20 @@ def _spoken(parts: Mapping[str, float]) -> str:
     return ", ".join(f"{phase} {share:.0f}%" for phase, share in parts.items())
 
 
-def _prediction(result: Diagnosis) -> Markup:
+def _prediction(result: Diagnosis) -> str:
     naive = next(row for row in result["naive"] if row["road"] == "zmq-ipc")["concluded_s"]
     rows = [_prediction_row(row, naive[row["stage"]]) for row in result["prediction"]]
+    said = "; ".join(f"{row.label}: {row.note}" for row in rows)
     return intervals(
         rows,
-        title="Suggested, predicted, measured",
-        description="; ".join(f"{row.label}: {row.note}" for row in rows),
+        Words("prediction", "Suggested, predicted, measured", said),
         unit=f"one forward pass (logarithmic), {_about(result)}",
-        form=units.seconds,
+        form=brief_seconds,
         log=True,
         key=[
             Entry("one", "measured"),
-            Entry("hollow two", "predicted by the model"),
-            Entry("hollow six", "suggested by one 10 MB transfer"),
+            Entry("two", "predicted by the model", hollow=True),
+            Entry("six", "suggested by one 10 MB transfer", hollow=True),
         ],
     )
 
@@ -107,12 +109,12 @@ def _prediction_row(row: PredictionRow, naive_s: float) -> IntervalRow:
         row["measured_s"],
         interval["low"],
         interval["high"],
-        note=f"{units.seconds(row['measured_s'])}, model {row['error']:+.1%}",
+        note=f"{brief_seconds(row['measured_s'])}, model {row['error']:+.1%}",
         others={"two": row["predicted_s"], "six": naive_s},
     )
 
 
-_CHARTS: Mapping[str, Callable[[Diagnosis], Markup]] = {
+_CHARTS: Mapping[str, Callable[[Diagnosis], str]] = {
     "transport": _transport,
     "breakdown": _breakdown,
     "prediction": _prediction,

@@ -106,7 +106,6 @@ def run(
 
     from perfsuite.files import check_writable, write_json
     from perfsuite.llama import prompts
-    from perfsuite.llama.diagnosis.charts import check_drawable, draw_charts
     from perfsuite.llama.diagnosis.footprint import known_config
     from perfsuite.llama.diagnosis.measuring import measure
     from perfsuite.llama.diagnosis.report import print_diagnosis
@@ -129,6 +128,8 @@ def run(
     if timeline is not None:
         check_writable(timeline, option="--timeline")
     if chart is not None:
+        from perfsuite.llama.diagnosis.charts import check_drawable  # needs the extra report
+
         check_drawable(chart)
     config = known_config(model)
     if config is not None:
@@ -157,6 +158,8 @@ def run(
     if json_file is not None:
         write_json(json_file, result)
     if chart is not None:
+        from perfsuite.llama.diagnosis.charts import draw_charts
+
         draw_charts(result, chart)
     print_diagnosis(result)
     return 0

@@ -10,12 +10,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from perfsuite.charts import units
 from perfsuite.llama.diagnosis.result import NAIVE_BYTES, Diagnosis, PredictionRow
 from perfsuite.llama.forecast import CLAIMED_SHARES, FORECAST
 from perfsuite.llama.neighbours import told
 from perfsuite.llama.results import PHASES
 from perfsuite.llama.table import MISSING, WIDTH, format_bytes, print_plain
+from perfsuite.units import brief_seconds
 
 _SHOWN_BYTES = (1024, 1024 * 1024, NAIVE_BYTES, 128 * 1024 * 1024)
 
@@ -72,7 +72,7 @@ def _transport(result: Diagnosis) -> Table:
         for how in ("back_to_back", "between_sweeps"):
             sent = found[how]["sent"]
             at = dict(zip(sent["bytes"], sent["round_trip_s"], strict=True))
-            shown = (units.seconds(at[size]) if size in at else "-" for size in _SHOWN_BYTES)
+            shown = (brief_seconds(at[size]) if size in at else "-" for size in _SHOWN_BYTES)
             table.add_row(road, how.replace("_", " "), *shown)
     return table
 
@@ -105,13 +105,13 @@ def _naive(result: Diagnosis) -> Table:
     for row in result["naive"]:
         table.add_row(
             row["road"],
-            units.seconds(row["transfer_s"]),
+            brief_seconds(row["transfer_s"]),
             f"{row['bytes_per_s'] / 1e6:,.0f} MB/s",
-            *(units.seconds(row["concluded_s"][stage["name"]]) for stage in result["stages"]),
+            *(brief_seconds(row["concluded_s"][stage["name"]]) for stage in result["stages"]),
         )
     carried = [format_bytes(stage["bytes"]) for stage in result["stages"]]
     table.add_row("payload of a forward pass", "", "", *carried, style="dim")
-    measured = [units.seconds(stage["measured_s"]) for stage in result["stages"]]
+    measured = [brief_seconds(stage["measured_s"]) for stage in result["stages"]]
     table.add_row("measured", "", "", *measured, style="bold")
     return table
 
@@ -124,7 +124,7 @@ def _phases(result: Diagnosis) -> Table:
         phases, total = stage["phases_s"], stage["measured_s"]
         shares = [f"{phases[phase] / total:.1%}" for phase in PHASES]
         table.add_row(
-            stage["name"], units.seconds(total), *shares, f"{stage['unexplained_share']:.2%}"
+            stage["name"], brief_seconds(total), *shares, f"{stage['unexplained_share']:.2%}"
         )
     return table
 
@@ -136,8 +136,8 @@ def _operations(result: Diagnosis) -> Table:
             table.add_row(
                 f"{stage['name']}, {row['of']}",
                 str(row["calls"]),
-                units.seconds(row["total_s"]),
-                *(units.seconds(row[f"{phase}_s"]) for phase in PHASES[:4]),
+                brief_seconds(row["total_s"]),
+                *(brief_seconds(row[f"{phase}_s"]) for phase in PHASES[:4]),
                 f"{row['total_s'] / stage['measured_s']:.1%}",
             )
     return table
@@ -149,8 +149,8 @@ def _layers(stage: Mapping[str, Any]) -> Text:
     slowest = max(layers, key=lambda row: float(row["total_s"]))
     usual = median(row["total_s"] for row in layers)
     return Text(
-        f"{stage['name']}: {len(layers)} layers, calls of {units.seconds(usual)} in a usual one, of "
-        f"{units.seconds(slowest['total_s'])} in layer {slowest['of']}, the slowest"
+        f"{stage['name']}: {len(layers)} layers, calls of {brief_seconds(usual)} in a usual one, of "
+        f"{brief_seconds(slowest['total_s'])} in layer {slowest['of']}, the slowest"
     )
 
 
@@ -161,16 +161,16 @@ def _predictions(result: Diagnosis) -> Table:
         table.add_row(
             row["stage"],
             "predicted",
-            units.seconds(row["predicted_s"]),
+            brief_seconds(row["predicted_s"]),
             f"{row['error']:+.1%}",
-            *(units.seconds(predicted[phase]) for phase in PHASES),
+            *(brief_seconds(predicted[phase]) for phase in PHASES),
         )
         table.add_row(
             "",
             "measured",
-            units.seconds(row["measured_s"]),
+            brief_seconds(row["measured_s"]),
             "",
-            *(units.seconds(measured[phase]) for phase in PHASES),
+            *(brief_seconds(measured[phase]) for phase in PHASES),
             style="dim",
         )
     return table
@@ -183,7 +183,7 @@ def judgement(row: PredictionRow) -> str:
     if moved:
         text = (
             f"{row['stage']}: {moved['phase']} takes {moved['factor']:.1f} times what the model says, "
-            f"{units.seconds(moved['excess_s'])} too much; what moved is {moved['constant']}"
+            f"{brief_seconds(moved['excess_s'])} too much; what moved is {moved['constant']}"
         )
     return text
 
@@ -207,9 +207,9 @@ def _forecast(result: Diagnosis) -> Table:
         forecast, base = FORECAST.get(row["stage"]), FORECAST.get(first["stage"])
         table.add_row(
             row["stage"],
-            units.seconds(forecast.latency_s) if forecast else MISSING,
-            units.seconds(row["predicted_s"]),
-            units.seconds(row["measured_s"]),
+            brief_seconds(forecast.latency_s) if forecast else MISSING,
+            brief_seconds(row["predicted_s"]),
+            brief_seconds(row["measured_s"]),
             f"{base.latency_s / forecast.latency_s:.1f}x" if base and forecast else MISSING,
             f"{first['predicted_s'] / row['predicted_s']:.1f}x",
             f"{first['measured_s'] / row['measured_s']:.1f}x",
@@ -222,11 +222,11 @@ def _projection(result: Diagnosis, projection: Mapping[str, Any]) -> Table:
     for stage, row in zip(result["stages"], projection["stages"], strict=True):
         table.add_row(
             row["name"],
-            units.seconds(stage["measured_s"]),
-            units.seconds(row["projected_s"]),
+            brief_seconds(stage["measured_s"]),
+            brief_seconds(row["projected_s"]),
             f"{stage['measured_s'] / row['projected_s']:.1f}x",
             str(row["rpc_count"]),
-            *(units.seconds(row["phases_s"][phase]) for phase in PHASES),
+            *(brief_seconds(row["phases_s"][phase]) for phase in PHASES),
             row["bound"],
         )
     return table

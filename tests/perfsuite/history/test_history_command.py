@@ -193,7 +193,7 @@ def test_the_figures_of_an_axis_differ_however_close_the_runs_are(
 ) -> None:
     write_runs(tmp_path, [1.0001, 1.0002, 1.0003, 1.0004])
     ((story,), _) = read_stories(tmp_path, Known())
-    labels = re.findall(r'class="tick"[^>]*>([\d.]+x)<', story_chart(story))
+    labels = re.findall(r">([\d.]+x)<", story_chart(story))
     assert len(labels) >= 3
     assert len(set(labels)) == len(labels)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from perfsuite.__main__ import main
-from perfsuite.llama.results import LadderResult
+from perfsuite.llama.results import PHASES, LadderResult
 
 Build = Callable[..., LadderResult]
 MakePage = Callable[..., str]
@@ -72,12 +72,28 @@ def _diagnosis(name: str | None) -> dict[str, Any]:
             {"stage": name or stage, "predicted_s": 1.1, "measured_s": 1.0, "error": 0.1}
             for stage in NAMES
         ],
+        "projection": {
+            "assumed": [name or "device=abacus"],
+            "title": name or "Abacus 9",
+            "source": name or "Datasheet",
+            "stages": [
+                {
+                    "name": name or stage,
+                    "projected_s": 0.5,
+                    "phases_s": dict.fromkeys(PHASES, 0.1),
+                    "rpc_count": 18,
+                    "bound": name or "memory",
+                }
+                for stage in NAMES
+            ],
+        },
     }
 
 
 def _gate(name: str | None) -> dict[str, Any]:
     verdicts = ("pass", "regression", "inconclusive", "improved")
     return {
+        "command": name or "pytest --perf-report gate.json",
         "subjects": [
             {
                 "name": name or stage,
@@ -92,7 +108,7 @@ def _gate(name: str | None) -> dict[str, Any]:
                 "processes": 8,
             }
             for stage, verdict in zip(NAMES, verdicts, strict=True)
-        ]
+        ],
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-WIDTHS = (390, 1280)
+WIDTHS = (390, 1400)
 _NO_ORIGIN = "not an origin"
 MakePage = Callable[..., str]
 
@@ -32,6 +32,9 @@ addEventListener("load", () => {
     if (at.left < -0.5 || at.right > root.clientWidth + 0.5) wrong.push(`outside: ${one.tagName} ${one.className}`);
     if (!box && one.scrollWidth > one.clientWidth + 1 && one.clientWidth) wrong.push(`cut: ${one.tagName}`);
   }
+  const room = document.querySelector("main").clientWidth;
+  for (const one of document.querySelectorAll("figure"))
+    if (one.clientWidth < room * 0.45) wrong.push(`narrow: ${one.clientWidth} of ${room}`);
   for (const picture of document.querySelectorAll("svg")) {
     const edge = picture.getBoundingClientRect(), words = [...picture.querySelectorAll("text")];
     const places = words.map(one => one.getBoundingClientRect());
@@ -132,7 +135,7 @@ def test_nothing_is_cut_or_overlaps(
     seen = look(browser, tmp_path, make_page(), width)
     assert seen["wrong"] == []
     assert seen["asked"] == []
-    assert seen["charts"] == 10
+    assert seen["charts"] == 11
     assert seen["small"] >= 9  # pixels: the letters of the smallest chart
 
 
@@ -164,14 +167,20 @@ def test_hostile_names_run_nothing(browser: str, tmp_path: Path, make_page: Make
 def test_a_faulty_page_is_noticed(browser: str, tmp_path: Path, make_page: MakePage) -> None:
     """The checks above can fail: each is shown what it looks for."""
     faults = (
-        "<div style='width:3000px'>wide</div>"
+        "<div style='width:3000px'>wide</div><figure style='width:100px'>narrow</figure>"
         "<svg viewBox='0 0 100 20'><text x='0' y='15'>one</text><text x='2' y='15'>two</text>"
         "<text x='95' y='15'>cut off</text></svg>"
         "<script>console.error('complaint')</script><img src='http://127.0.0.1:9/x.png'>"
     )
     seen = look(browser, tmp_path, make_page().replace("</main>", f"{faults}</main>"), 390)
     found = " ".join(seen["wrong"])
-    for fault in ("page: ", "outside: DIV", 'overlap: "two" and "one"', 'cut: "cut off"'):
+    for fault in (
+        "page: ",
+        "narrow: ",
+        "outside: DIV",
+        'overlap: "two" and "one"',
+        'cut: "cut off"',
+    ):
         assert fault in found
     page = tmp_path / "faulty.html"
     page.write_text(f"<!doctype html><body>{faults}</body>")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Callable
 from html.parser import HTMLParser
-from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+
+from perfsuite.__main__ import main
+from perfsuite.charts import stylesheet
 
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\ud800\x00|`"
 SECTIONS = {
     "ladder": {"ladder", "speedup"},
-    "diagnose": {"transports", "prediction"},
+    "diagnose": {"transports", "prediction", "what-if"},
     "gate": {"verdicts"},
     "storage": {"history"},
 }
@@ -91,7 +96,7 @@ def test_it_can_be_navigated_without_eyes_or_mouse(make_page: MakePage) -> None:
 def test_every_chart_has_words_and_every_table_heads(make_page: MakePage) -> None:
     page = Page(make_page())
     pictures = page.named("svg")
-    assert len(pictures) == 10
+    assert len(pictures) == 11
     for picture, children in zip(pictures, page.with_children("svg"), strict=True):
         assert picture["role"] == "img"
         assert picture["aria-labelledby"]
@@ -118,17 +123,39 @@ def test_what_it_shows_cannot_become_markup(make_page: MakePage) -> None:
 
 
 @pytest.mark.parametrize("option", SECTIONS)
-def test_a_missing_input_leaves_its_section_to_a_command(make_page: MakePage, option: str) -> None:
-    text = make_page(only=option)
-    filled = set()
-    for name in set().union(*SECTIONS.values()):
-        found = re.search(f'<section id="{name}".*?</section>', text, re.DOTALL)
-        assert found is not None
-        if 'class="missing"' not in found[0]:
-            filled.add(name)
-        else:
-            assert re.search(r"<code>(perfsuite|pytest) .*?</code>", found[0])
-    assert filled == SECTIONS[option]
+def test_a_section_without_input_is_left_out(make_page: MakePage, option: str) -> None:
+    page = Page(make_page(only=option))
+    shown = [section["id"] for section in page.named("section")]
+    assert set(shown) == SECTIONS[option] | {"provenance"}
+    menu = [link["href"] for link in page.named("a") if link.get("class") != "skip"]
+    assert menu == [f"#{name}" for name in shown]
+
+
+@pytest.mark.parametrize("option", SECTIONS)
+def test_no_command_is_named_that_was_not_run(
+    tmp_path: Path, make_page: MakePage, option: str
+) -> None:
+    make_page()
+    path = tmp_path / (f"{option}.json" if option != "storage" else "runs")
+    if path.is_file():
+        content = json.loads(path.read_text())
+        del content["command"]
+        path.write_text(json.dumps(content))
+    output = tmp_path / "unknown.html"
+    arguments = ["report", f"--{option}", str(path), "--output", str(output)]
+    assert main(arguments) == 0
+    page = output.read_text()
+    named = set(re.findall("<code>(.*?)</code>", page))
+    assert named == ({shlex.join(["perfsuite", *arguments])} if option == "storage" else set())
+    assert page.count("<dt>command</dt>") == 1
+
+
+def test_what_if_is_shown_as_a_projection(make_page: MakePage) -> None:
+    found = re.search('<section id="what-if".*?</section>', make_page(), re.DOTALL)
+    assert found is not None
+    for words in ("device=abacus", "not a measurement", "Abacus 9: published peaks (Datasheet)"):
+        assert words in found[0]
+    assert "500 ms, 2.0x" in found[0]
 
 
 def test_the_forecast_stands_only_beside_a_measurement(make_page: MakePage) -> None:
@@ -142,14 +169,14 @@ def test_the_forecast_stands_only_beside_a_measurement(make_page: MakePage) -> N
 def test_each_chart_names_its_command(make_page: MakePage) -> None:
     page = make_page()
     figures = re.findall("<figure>.*?</figure>", page, re.DOTALL)
-    assert len(figures) == 10
+    assert len(figures) == 11
     for figure in figures:
         assert re.search("Made by <code>[^<]+</code>", figure)
 
 
 def test_colours_can_be_told_from_the_page() -> None:
     """WCAG 2.2: text 4.5 to 1, parts of a picture 3 to 1, in light and in dark."""
-    rules = files("perfsuite.charts").joinpath("charts.css").read_text(encoding="utf-8")
+    rules = stylesheet()
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#\w{6});", block))
         for block in re.findall(r":root \{(.*?)\}", rules, re.DOTALL)
