@@ -16,6 +16,7 @@ from msgspec import Struct
 from perfsuite import units
 from perfsuite.commands import application
 from perfsuite.errors import UsageError
+from perfsuite.provenance import CHANGED
 from perfsuite.schema import read
 
 if TYPE_CHECKING:
@@ -398,9 +399,8 @@ def _title(entry: Entry) -> str:
 
 
 def _when(recorded: Mapping[str, str]) -> str:
-    return (
-        " ".join(recorded[name] for name in ("date", "commit") if recorded.get(name)) or "unknown"
-    )
+    told = " ".join(recorded[name] for name in ("date", "commit") if recorded.get(name))
+    return f"{told or 'unknown'}{' with changes' if CHANGED in recorded else ''}"
 
 
 def _digits(value: float, significant: int = 3) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +24,7 @@ from perfsuite.files import check_writable
 from perfsuite.gate import gate
 from perfsuite.gate.baselines import Baselines
 from perfsuite.gate.gate import DEFAULT_MARGIN, Case, Gate, Rules
-from perfsuite.gate.outcome import Outcome, Status
+from perfsuite.gate.outcome import UNDECIDED, Outcome, Status
 from perfsuite.locating import baselines_file
 from perfsuite.machine import fingerprint
 from perfsuite.processes.benchmark import Benchmark
@@ -34,6 +35,8 @@ from perfsuite.settings import IMPROVED, RECORD, Settings
 
 _FINGERPRINT = ("cpu", "cpu_model", "python", "threads")
 _SHARE_OF_TIMEOUT = 0.5  # that is planned; a red verdict is confirmed beyond
+_BUSY = UsageError("others used the machine")
+_NO_TIME = UsageError("its timeout leaves no time")
 _OF_TORCH = ("torch", "cuda", "gpu", "driver")
 
 
@@ -82,7 +85,7 @@ class Bench:
         fork = self._settings.fork if benchmark.fork is None else benchmark.fork
         case = self._case(item, benchmark)
         cpu = shared_processor(self._settings.threads)
-        against = self._settings.against
+        against, began = self._settings.against, time.monotonic()
         rules = replace(self._rules, time_limit_s=self._limit_s(item))
 
         def compare(base: str, margin: float | None = case.margin) -> Outcome:
@@ -104,8 +107,12 @@ class Bench:
             subject_gate = Gate(baselines, replace(rules, in_turn=isinstance(base, Revision)))
             outcome = subject_gate.check(case, opened, pool.renew, progress)
             if update != IMPROVED or outcome.status is not Status.IMPROVED:
-                if outcome.open and base is not None:
-                    settle(outcome, base, compare, case.margin)
+                if outcome.status in UNDECIDED and base is not None:
+                    left_s = rules.time_limit_s
+                    if rules.time_limit_s < self._rules.time_limit_s:  # a timeout ends the test
+                        left_s -= time.monotonic() - began
+                    rules = replace(rules, time_limit_s=left_s)
+                    settle(outcome, base if left_s > 0 else _NO_TIME, compare, case.margin)
                 return outcome
         return Gate(baselines, rules).record(
             case, opened, progress, extend=update not in (RECORD, IMPROVED)
@@ -248,15 +255,17 @@ class Bench:
         """
         from perfsuite.compare.trees import prepare
 
+        in_turn = self._settings.against is None
         if base not in self._trees:
             prepared = prepare(
                 self._config.rootpath,
                 base=base,
                 head=self._settings.head,
-                tests_from=self._settings.tests_from,
+                # A baseline is of its own tests' code, which is still that of today's, and of what lies beside them.
+                tests_from="each" if in_turn else self._settings.tests_from,
                 files=self._files,
                 scratch=self._folder() / f"trees-{len(self._trees)}",
-                install=self._settings.against is not None,
+                install=not in_turn,
             )
             try:
                 self._trees[base] = self._resources.enter_context(prepared)
@@ -320,6 +329,8 @@ def settle(
         if outcome.judgement is not None:
             margin = min(margin, outcome.judgement.margin)
     try:
+        if not outcome.open:
+            raise _BUSY
         if isinstance(base, UsageError):
             raise base
         outcome.settle(compare(base.commit, margin), base.short)

@@ -7,7 +7,6 @@ is asserted is what the model is used for, and within a wide margin. ``docs/diag
 from __future__ import annotations
 
 import os
-from statistics import median
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ import torch
 from perfsuite.llama.cost_model import predict
 from perfsuite.llama.diagnosis.measuring import measure
 from perfsuite.llama.diagnosis.sections import stage_section
+from perfsuite.llama.neighbours import told
 from perfsuite.llama.prompts import SHIPPED
 from perfsuite.llama.results import PHASES
 from runtime import STAGES, load_checkpoint
@@ -23,22 +23,35 @@ TOKENS = 256
 ROUNDS = 2
 MARGIN = 3.0
 """A total may be wrong by this factor either way."""
+UNEXPLAINED = 0.03
+"""Share of the measured time that the phases may leave over."""
 
 
-@pytest.mark.timeout(300)
+ATTEMPTS = 3
+"""While others use the machine, times say nothing of the model."""
+
+
+@pytest.mark.timeout(600)
 def test_the_model_still_explains_the_ladder() -> None:
     checkpoint = load_checkpoint("tiny")
     ids = torch.tensor([SHIPPED.tokenized(checkpoint.tokenizer(), TOKENS).ids])
     stages = list(STAGES.values())
     threads = len(os.sched_getaffinity(0))
-    measured = measure(checkpoint, ids, stages, threads=threads, rounds=ROUNDS)
-    errors = {}
-    for stage in stages:
-        section = stage_section(stage, measured.forwards[stage.name])
-        prediction = predict(checkpoint.config, stage, TOKENS, measured.findings.constants)
-        errors[stage.name] = prediction.total_s / section["measured_s"]
-        assert list(prediction.phases) == list(PHASES)
-        assert prediction.rpc_count == section["rpc_count"]
-        assert abs(section["unexplained_share"]) < 0.03
-    assert all(1 / MARGIN < error < MARGIN for error in errors.values()), errors
-    assert 1 / MARGIN < median(errors.values()) < MARGIN
+    problems = []
+    for _ in range(ATTEMPTS):
+        measured = measure(checkpoint, ids, stages, threads=threads, rounds=ROUNDS)
+        errors, unexplained = {}, {}
+        for stage in stages:
+            section = stage_section(stage, measured.forwards[stage.name])
+            prediction = predict(checkpoint.config, stage, TOKENS, measured.findings.constants)
+            errors[stage.name] = prediction.total_s / section["measured_s"]
+            unexplained[stage.name] = section["unexplained_share"]
+            assert list(prediction.phases) == list(PHASES)
+            assert prediction.rpc_count == section["rpc_count"]
+        right = all(1 / MARGIN < error < MARGIN for error in errors.values())
+        if right and all(abs(share) < UNEXPLAINED for share in unexplained.values()):
+            return
+        if not measured.disturbed:
+            pytest.fail(f"predicted / measured: {errors}, unexplained: {unexplained}")
+        problems.append(told(measured.disturbed, measured.runs))
+    pytest.skip("; ".join(problems))

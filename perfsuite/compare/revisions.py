@@ -98,15 +98,33 @@ def head(root: Path) -> tuple[Revision, bool]:
 
 
 def first_with(root: Path, text: str, file: Path) -> Revision | None:
-    """Return the oldest commit in HEAD's history that brought ``text`` into ``file``, if any did."""
+    """Return the oldest commit in HEAD's history that brought ``text`` into ``file``, if that can be said.
+
+    It cannot in a shallow clone, whose oldest commit seems to have brought everything, nor where the text had been
+    in another file before.
+    """
     try:
+        if _git(root, "rev-parse", "--is-shallow-repository") != "false":
+            return None
         found = _git(
             root, "log", "--reverse", "--format=%H", f"-S{text}", "--", str(file.resolve())
         )
+        commit = found.partition("\n")[0]
+        parents = _git(root, "rev-list", "--max-count=1", "--parents", commit).split()[1:]
     except subprocess.CalledProcessError:
         return None
-    commit = found.partition("\n")[0]
-    return Revision(commit, commit) if commit else None
+    for parent in parents:
+        if _holds(root, parent, text):
+            return None
+    return Revision(commit, commit)
+
+
+def _holds(root: Path, commit: str, text: str) -> bool:
+    """Whether a file of ``commit`` has a line with ``text``."""
+    try:
+        return bool(_git(root, "grep", "--fixed-strings", "-l", "-e", text, commit, "--"))
+    except subprocess.CalledProcessError:  # also: none has
+        return False
 
 
 def merge_base(root: Path, one: str, other: str) -> str:

@@ -51,7 +51,8 @@ def prepare(
         folder: Pytest's root folder, in the repository.
         base: A revision.
         head: Another; None: the work tree as it is, uncommitted changes included.
-        tests_from: "head": the work tree's tests run on both sides, whatever head is; "base": base's do.
+        tests_from: "head": the work tree's tests run on both sides, whatever head is; "base": base's do; "each": each
+            side's own.
         files: The test files, in the work tree.
         scratch: A folder for what is built, which the caller removes.
         path: Where the running session imports from; None: ``sys.path`` as it is now.
@@ -73,6 +74,9 @@ def prepare(
         copied = bool(survey.copied or survey.compiled or tests_from == "base")
         head_tree = _head(root, wanted, stack, copied=copied)
         sides = _Preparation(root, survey, scratch, install=install).run(head_tree, base_tree)
+        if tests_from == "each":
+            yield sides
+            return
         relative = [file.relative_to(root) for file in files if file.is_relative_to(root)]
         source = base_tree.folder if tests_from == "base" else root
         for side in sides:

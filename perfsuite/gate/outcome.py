@@ -61,6 +61,7 @@ class Outcome:
     throughput: float | None = None  # units of work a call
     base_s: float | None = None  # a comparison: the seconds of the base
     base_phases_s: Mapping[str, float] = field(default_factory=dict)
+    in_turn: str = ""  # the commit with which the change was measured in turn
     resolution: float | None = (
         None  # the least change that these samples would have shown, as a share
     )
@@ -88,9 +89,9 @@ class Outcome:
         known = compared.status in JUDGED
         told = f"in turn with {commit}, whose code was recorded: {compared.reason}"
         self.reason = f"{told} (against the baseline{before}: {self.reason})"
-        self.looks += compared.looks
         self.notes = [*self.notes, *(one for one in compared.notes if one not in self.notes)]
         if known:
+            self.in_turn = commit
             self.status, self.judgement = compared.status, compared.judgement
             self.resolution = compared.resolution
             self.memory = compared.memory or self.memory
@@ -149,6 +150,7 @@ class Outcome:
             "change": change.value if change and known else None,
             "change_interval": [change.low, change.high] if change and known else None,
             "margin": judgement.margin if judgement else None,
+            "in_turn_with": self.in_turn or None,
             "resolution": self.resolution,
             "latency_s": self.latency_s,
             "phases": self.phases,

@@ -153,7 +153,7 @@ def _change(outcome: Outcome) -> str:
     change = judgement.change
     return (
         f"{percent(change.value - 1)} [{percent(change.low - 1)}, {percent(change.high - 1)}], "
-        f"margin {judgement.margin:.1%}"
+        f"margin {judgement.margin:.1%}{', in turn' if outcome.in_turn else ''}"
     )
 
 

@@ -193,8 +193,8 @@ class Child:
             else:
                 self._lines.send({"closed": {}})
             _flush()
-        except Ended:
-            return _ANSWERED
+        except Ended:  # of whoever measures, or of this process's own end: that is to be told
+            return 1
         except BaseException:  # noqa: BLE001 - this process ends here, whatever it was
             traceback.print_exc()
             _flush()

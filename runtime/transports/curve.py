@@ -44,8 +44,8 @@ def generate(folder: str | Path) -> Path:
             public, secret = zmq.curve_keypair()
             for name, content in ((f"{side}.secret", secret), (f"{side}.public", public)):
                 _write(folder / name, content)
-    except OSError as error:
-        raise EndpointError(f"keys: cannot be made in {folder} ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"keys: cannot be made in {folder} ({_words(error)})") from error
     return folder
 
 
@@ -56,10 +56,25 @@ def read_keys(folder: str | Path, side: str) -> Keys:
         EndpointError: if one is missing or malformed, or somebody else could have read the secret or written any.
     """
     folder = Path(folder)
+    _check_folder(folder)
     other = WORKER if side == CLIENT else CLIENT
     secret = _read(folder / f"{side}.secret", forbidden=0o077)
     peer = _read(folder / f"{other}.public", forbidden=0o022)
     return Keys(secret, zmq.curve_public(secret), peer)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which others could exchange a file."""
+    try:
+        status = folder.stat()
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"keys: cannot read {folder} ({_words(error)})") from error
+    if status.st_uid not in (os.getuid(), 0) or status.st_mode & 0o022:
+        raise EndpointError(f"keys: others can write to {folder}; chmod 700 it")
+
+
+def _words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _write(path: Path, content: bytes) -> None:

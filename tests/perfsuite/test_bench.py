@@ -13,6 +13,7 @@ from perfsuite.bench import settle
 from perfsuite.compare.revisions import Revision
 from perfsuite.gate.inference import Judgement, Verdict
 from perfsuite.gate.outcome import Outcome, Status
+from perfsuite.gate.process import Process
 from perfsuite.provenance import CHANGED
 from perfsuite.statistics import Estimate
 from tests.perfsuite.clocked import CLOCK, store
@@ -49,7 +50,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
         "[pytest]\npythonpath = .\nperf_processes = 4\nperf_looks = 2\nperf_servers = 2\n"
     )
     (pytester.path / ".gitignore").write_text(
-        "__pycache__/\n.pytest_cache/\nreport.json\nrunpytest-*\nstd*\n"
+        "__pycache__/\n.pytest_cache/\nreport.json\nshallow\nrunpytest-*\nstd*\n"
     )
     git(pytester, "init", "--quiet", "--initial-branch=main")
     commit(pytester)
@@ -143,6 +144,74 @@ def test_what_was_recorded_before_it_was_committed_is_found_in_the_commit_that_b
     assert f"in turn with {accepted[:10]}" in found["reason"]
 
 
+@pytest.mark.parametrize(
+    "name", ["HEAD", "main", "main...", "--help", "\0", "a" * 200_000, "0" * 39 + "\n"]
+)
+def test_what_is_no_commit_s_hash_is_not_taken_for_one(project: pytest.Pytester, name: str) -> None:
+    """The file is anybody's to edit: with HEAD the slow code would be held against itself."""
+    store(project, *APART, commit=name)
+    change(project)
+    _, found = run(project)
+    assert found["verdict"] == "extend-baseline"
+    assert "(none) is not here" in found["reason"]
+
+
+def test_a_shallow_clone_holds_nothing_against_itself(project: pytest.Pytester) -> None:
+    store(project, *APART, commit=git(project, "rev-parse", "HEAD")[:12])
+    commit(project)
+    change(project)
+    commit(project)
+    git(project, "clone", "--quiet", "--depth=1", f"file://{project.path}", "shallow")
+    # Its baselines were brought by the one commit that it has, as far as it knows.
+    result = project.runpytest_subprocess(
+        f"--rootdir={project.path / 'shallow'}", "-c", "shallow/tox.ini",
+        "--perf-report=report.json", "shallow/test_project.py",
+    )  # fmt: skip
+    result.assert_outcomes(passed=1)
+    (found,) = json.loads((project.path / "report.json").read_text())["subjects"]
+    assert found["verdict"] == "extend-baseline"
+    assert "fetch the whole history" in found["reason"]
+
+
+def test_a_commit_that_only_moved_the_file_is_not_what_was_recorded(
+    project: pytest.Pytester,
+) -> None:
+    store(project, *APART, commit="0123456789ab")
+    commit(project)
+    change(project)
+    commit(project)
+    git(project, "mv", "baselines.json", "moved.json")
+    commit(project)
+    _, found = run(project, "-o", "perf_baselines=moved.json")
+    assert found["verdict"] == "extend-baseline"
+    assert "is not here" in found["reason"]
+
+
+def test_each_side_runs_what_lies_beside_its_own_tests(project: pytest.Pytester) -> None:
+    """The measured code may be a helper of the tests."""
+    (project.path / "tests").mkdir()
+    for name in ("test_project.py", "work.py", "clock.py"):
+        (project.path / name).rename(project.path / "tests" / name)
+    recorded = commit(project)
+    store(project, *APART, commit=recorded)
+    (project.path / "tests" / "work.py").write_text(SLOWER)
+    _, found = run(project)
+    assert (found["verdict"], found["in_turn_with"]) == ("regression", recorded[:10])
+
+
+def test_a_busy_machine_is_the_reason_why_nothing_was_measured_in_turn() -> None:
+    process = Process(0.1, 1e-3, 1e-3, "a", rounds=0)
+    left_open = Outcome("mine", "test", Status.EXTEND, "why", [process])
+
+    def compare(base: str, margin: float) -> Outcome:
+        raise AssertionError
+
+    settle(left_open, Revision("abc", "abcdef"), compare, None)
+    assert left_open.status is Status.EXTEND
+    assert left_open.reason.startswith("why; not measured in turn")
+    assert left_open.reason.endswith("others used the machine")
+
+
 def test_other_dependencies_are_not_installed_by_a_gate(project: pytest.Pytester) -> None:
     metadata = """
         [build-system]
@@ -192,7 +261,8 @@ def test_a_recording_says_whether_files_differed_from_its_commit(project: pytest
 def test_a_margin_that_is_wide_because_hours_differ_is_not_taken_along(
     own: float | None, of_baseline: float | None, judged: float
 ) -> None:
-    left_open = Outcome("mine", "test", Status.EXTEND, "why")
+    process = Process(0.1, 1e-3, 1e-3, "a", rounds=2)
+    left_open = Outcome("mine", "test", Status.EXTEND, "why", [process])
     if of_baseline is not None:
         change = Estimate(1.1, 1.0, 1.2)
         left_open.judgement = Judgement(Verdict.EXTEND, change, of_baseline, 12, "why")

@@ -96,6 +96,18 @@ def test_a_key_that_cannot_be_trusted_is_refused_by_name(keys: Path, spoiled: st
     assert name in str(caught.value)
 
 
+def test_a_folder_that_others_can_write_to_is_refused(keys: Path) -> None:
+    keys.chmod(0o777)
+    with pytest.raises(EndpointError, match="others can write"):
+        read_keys(keys, CLIENT)
+
+
+def test_a_path_that_there_cannot_be_is_refused(tmp_path: Path) -> None:
+    for use in (lambda path: read_keys(path, CLIENT), generate):
+        with pytest.raises(EndpointError, match="keys: "):
+            use(f"{tmp_path}/\0")
+
+
 # Addresses ---------------------------------------------------------------------------------------------
 
 

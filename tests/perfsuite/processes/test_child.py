@@ -126,6 +126,7 @@ ODD = """
         "exits": lambda: os._exit(0),
         "exits with a status": lambda: os._exit(86 + 1),
         "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "closes all": lambda: os.closerange(3, 4096),
     }
 
     def test_odd(latency_gate):
@@ -155,6 +156,7 @@ ODD = """
         ("exits", "ended by itself, with status 0"),
         ("exits with a status", "ended by itself, with status 87"),
         ("killed", "ended by SIGKILL"),
+        ("closes all", "ended by itself, with status 1"),
     ],
 )
 def test_a_subject_that_leaves_its_process_or_doubles_it_is_an_error_at_once(
