@@ -41,8 +41,8 @@ def test_a_stage_and_the_unsplit_model_run_and_phases_sum_up(pool: Pool, stage: 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_delay_reaches_its_phase_on_either_side(pool: Pool, phase: str) -> None:
-    """A thousand times longer, it is nearly all there is, whatever else the machine does."""
-    with pool.open(node("shared-memory"), "shared-memory", delays={phase: 1000.0}) as sampled:
+    """Three hundred times longer, it is nearly all there is, whatever else the machine does."""
+    with pool.open(node("shared-memory"), "shared-memory", delays={phase: 300.0}) as sampled:
         (found,) = sampled.measure("subject", runs=1, loops=1, discarded=0).phases
     assert found[phase] > 0.5 * sum(found.values())
 
