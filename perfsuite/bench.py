@@ -35,8 +35,6 @@ from perfsuite.settings import IMPROVED, RECORD, Settings
 
 _FINGERPRINT = ("cpu", "cpu_model", "python", "threads")
 _SHARE_OF_TIMEOUT = 0.5  # that is planned; a red verdict is confirmed beyond
-_BUSY = UsageError("others used the machine")
-_NO_TIME = UsageError("its timeout leaves no time")
 _OF_TORCH = ("torch", "cuda", "gpu", "driver")
 
 
@@ -61,6 +59,7 @@ class Bench:
         self._baselines: dict[Path, Baselines] = {}
         self._scratch: Path | None = None
         self._trees: dict[str, Sequence[Any] | UsageError] = {}  # by the revision of base
+        self._revisions: dict[Any, Revision | UsageError] = {}  # by file and provenance
 
     @property
     def machine(self) -> Mapping[str, Any]:
@@ -112,7 +111,9 @@ class Bench:
                     if rules.time_limit_s < self._rules.time_limit_s:  # a timeout ends the test
                         left_s -= time.monotonic() - began
                     rules = replace(rules, time_limit_s=left_s)
-                    settle(outcome, base if left_s > 0 else _NO_TIME, compare, case.margin)
+                    if left_s <= 0:
+                        base = UsageError("its timeout leaves no time")
+                    settle(outcome, base, compare, case.margin)
                 return outcome
         return Gate(baselines, rules).record(
             case, opened, progress, extend=update not in (RECORD, IMPROVED)
@@ -124,11 +125,15 @@ class Bench:
         if entry is None or not self._settings.in_turn:
             return None
         recorded = entry.recordings[-1].recorded
-        try:
-            base = revision_of(recorded, self._config.rootpath, baselines.path)
-        except UsageError as error:
-            return error
-        prepared = self._trees.get(base.commit)
+        # Looked for once: most benchmarks are recorded together, and git may walk through the whole history.
+        key = (baselines.path, tuple(sorted(recorded.items())))
+        if key not in self._revisions:
+            try:
+                self._revisions[key] = revision_of(recorded, self._config.rootpath, baselines.path)
+            except UsageError as error:
+                self._revisions[key] = error
+        base = self._revisions[key]
+        prepared = None if isinstance(base, UsageError) else self._trees.get(base.commit)
         return prepared if isinstance(prepared, UsageError) else base
 
     def unused(self, names: set[str]) -> list[str]:
@@ -330,7 +335,7 @@ def settle(
             margin = min(margin, outcome.judgement.margin)
     try:
         if not outcome.open:
-            raise _BUSY
+            raise UsageError("others used the machine")
         if isinstance(base, UsageError):
             raise base
         outcome.settle(compare(base.commit, margin), base.short)
