@@ -19,7 +19,6 @@ from runtime.errors import HandshakeError, ProtocolError
 from runtime.operations import Call
 from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec, remembered_spec
 from runtime.text import printable
-from runtime.trace import WorkerDurations
 from runtime.transports.base import Data
 
 PROTOCOL_VERSION = 2
@@ -92,11 +91,6 @@ class Reply(Struct, frozen=True, forbid_unknown_fields=True):
     device_s: float
     payload_copies: Count
     serialize_s: float
-
-    @property
-    def durations(self) -> WorkerDurations:
-        """The worker's own seconds."""
-        return WorkerDurations(self.deserialize_s, self.device_s, self.serialize_s)
 
 
 class ErrorReply(Struct, frozen=True, forbid_unknown_fields=True):

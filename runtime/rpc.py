@@ -31,7 +31,7 @@ from runtime.messages import (
 from runtime.operations import Call, remembered_output_specs
 from runtime.tensors import TensorSpec
 from runtime.text import printable
-from runtime.trace import RpcRecord
+from runtime.trace import RpcRecord, WorkerDurations
 from runtime.transports.base import ClientChannel, Data, PeerGone, Place, ReceiveTimeout
 
 Answer = TypeVar("Answer")
@@ -126,7 +126,7 @@ class RpcClient:
         reply, arrived = self._exchange(request, decode_reply)
         try:
             outputs = self._checked_outputs(reply, specs, places)
-            durations = reply.durations
+            durations = WorkerDurations(reply.deserialize_s, reply.device_s, reply.serialize_s)
             worker_s = durations.checked_total_s(arrived - sent)
         except SplitError:
             self.broken = True
