@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,35 @@ from perfsuite.llama.forecast import FORECAST
 from perfsuite.llama.results import PHASES, LadderResult, Latency, StageRow, UnsplitRow
 
 Build = Callable[..., LadderResult]
+Golden = Callable[[str, str], None]
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Holds a text against the stored file of that name, or stores it anew under ``--update-golden``."""
+
+    def hold(name: str, text: str) -> None:
+        stored = request.path.parent / "golden" / name
+        if request.config.getoption("update_golden"):
+            stored.parent.mkdir(exist_ok=True)
+            stored.write_text(text, encoding="utf-8")
+        assert text == stored.read_text(encoding="utf-8")
+
+    return hold
+
+
+def plain_json(content: object) -> str:
+    """JSON as a person reads it, its figures with six digits: the last ones may differ between processors."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: rounded(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return list(map(rounded, value))
+        return float(f"{value:.6g}") if isinstance(value, float) else value
+
+    parsed = json.loads(json.dumps(content, allow_nan=False))
+    return json.dumps(rounded(parsed), indent=1, ensure_ascii=False) + "\n"
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from perfsuite.compare.result import BenchmarkResult, Comparison
 from perfsuite.gate.outcome import Status
+from tests.perfsuite.conftest import plain_json
+
+Golden = Callable[[str, str], None]
 
 UNKNOWN: dict[str, Any] = {"change": None, "change_interval": None}
 COMPARED = [Status.REGRESSION, Status.PASS, Status.IMPROVED, Status.INCONCLUSIVE]
@@ -122,3 +126,19 @@ def test_the_exit_status_is_that_of_the_worst(verdicts: list[str], status: int) 
     broken = comparison(*outcomes, broken={"tests/test_it.py::test_it": "KeyError: 'x'"})
     assert broken.exit_status == (1 if status == 1 else 2)
     assert "tests/test_it.py::test_it: KeyError: 'x'" in broken.text()
+
+
+def test_what_is_shown_is_the_stored(golden: Golden) -> None:
+    found = comparison(
+        outcome(),
+        outcome("pass", "a|b <c>", change=1.001, change_interval=[0.99, 1.01], looks=1),
+        outcome("improved", "faster", change=0.9, change_interval=[0.88, 0.92], margin=0.2),
+        outcome("inconclusive", "open", disturbed_rounds=16, **UNKNOWN),
+        ONE_SIDED,
+        broken={"tests/test_it.py::test_it": "KeyError: 'x'"},
+        machine={"cpu": "Abacus 9"},
+        command="perfsuite compare main",
+    )
+    golden("comparison.txt", found.text() + "\n")
+    golden("comparison.md", found.markdown())
+    golden("comparison.json", plain_json(found.as_json()))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,8 +14,10 @@ from perfsuite.gate.inference import Judgement, Verdict
 from perfsuite.gate.outcome import Outcome, Status
 from perfsuite.gate.process import Process
 from perfsuite.statistics import Estimate
+from tests.perfsuite.conftest import plain_json
 
 CHANGE = Estimate(1.102, 1.08, 1.125)
+Golden = Callable[[str, str], None]
 
 
 def outcome(status: Status = Status.REGRESSION, **fields: Any) -> Outcome:
@@ -163,3 +165,23 @@ def test_an_annotation_is_at_the_tests_file() -> None:
     )
     strange = outcome(Status.INCONCLUSIVE, node="a,b:c.py::test_it")
     assert views.annotation(strange).startswith("::warning file=a%2Cb%3Ac.py,title=latency inc")
+
+
+def test_what_is_shown_is_the_stored(golden: Golden) -> None:
+    """Every status, once with a measurement and where there may be none without."""
+    peak = Judgement(Verdict.PASS, Estimate(1.01, 0.99, 1.03), 0.05, 12, "why")
+    outcomes = [
+        outcome(status, name=status.value, notes=["a tracer was switched off"]) for status in Status
+    ]
+    outcomes += [
+        outcome(Status.NO_BASELINE, name="no | <b>", reason="none in\nf", **NOT_JUDGED),
+        outcome(Status.ONE_SIDED, name="other", node="t.py::t", reason="gone", **NOT_JUDGED),
+        outcome(Status.PASS, name="work", throughput=1000, memory=peak, in_turn="aaaaaaa"),
+        outcome(Status.REGRESSION, name="compared", base_s=374e-9, failed=True),
+    ]
+    golden("summary.txt", "\n".join([*views.summary(outcomes), *views.notes(outcomes), ""]))
+    golden("summary.md", views.markdown(outcomes))
+    golden("failures.txt", "\n\n".join([*map(views.failure, outcomes), ""]))
+    golden("against.txt", views.failure(outcomes[-1], "main") + "\n")
+    golden("annotations.txt", "\n".join([*map(views.annotation, outcomes), ""]))
+    golden("outcomes.json", plain_json([one.as_json(samples=one.failed) for one in outcomes]))

@@ -23,8 +23,11 @@ from perfsuite.history.rates import noise
 from perfsuite.history.series import gather
 from perfsuite.history.store import read
 from perfsuite.history.trend import WIDTH, print_history, sparkline
+from tests.perfsuite.conftest import plain_json
+from tests.perfsuite.history.conftest import commit_of
 
 WriteRuns = Callable[..., list[str]]
+Golden = Callable[[str, str], None]
 
 
 def levels(*steps: float, each: int = 30, seed: int = 0) -> list[float]:
@@ -244,3 +247,42 @@ def test_a_sparkline_goes_from_lowest_to_highest() -> None:
     assert sparkline([1.0] * 3, blocks="_-^") == "---"
     assert sparkline(range(1, 101), cells=3, blocks="_-^") == "_-^"
     assert len(sparkline([1.0] * 100, cells=40)) == 40
+
+
+def test_what_is_shown_is_the_stored(
+    tmp_path: Path,
+    document: Callable[..., dict[str, Any]],
+    golden: Golden,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two machines, foreign seconds, a change that was accepted and one of the environment."""
+    storage, result, accepted = tmp_path / "runs", tmp_path / "h.json", tmp_path / "accepted.toml"
+    storage.mkdir()
+    contents = [
+        document(
+            number,
+            ratio=(1.5, 1.65)[number >= 8] * (1 + 0.004 * (number * 7 % 5)),
+            phases={"device": 0.9 + (number >= 8), "trusted": 0.6},
+            budgets={"rpc_count": 32 + (number >= 8)},
+        )
+        for number in range(16)
+    ]
+    contents += [
+        document(number, ratio=(2.0, 1.8)[number >= 6], subject="bf16", commit="1a2b3c4d5e6f")
+        for number in range(14)
+    ]
+    contents += [
+        document(2, ratio=1.5, subject="other", machine={"cpu": "Rod 1", "threads": 1}),
+        document(3, seconds=0.004),
+    ]
+    for number, content in enumerate(contents):
+        (storage / f"{number:04}_x.json").write_text(json.dumps(content))
+    (storage / "0099_x.json").write_text("{")
+    accepted.write_text(
+        f'[[accepted]]\nsubject = "fused"\ncommit = "{commit_of(8)[:12]}"\nreason = "every reply is checked"\n'
+    )
+    options = ("--storage", storage, "--accepted", accepted, "--json", result)
+    assert history(*options) == 0
+    golden("history.txt", capsys.readouterr().out)
+    content = json.loads(result.read_text().replace(str(tmp_path), "FOLDER"))
+    golden("history.json", plain_json(content))

@@ -16,6 +16,7 @@ from perfsuite.llama.results import LadderResult
 from perfsuite.llama.table import WIDTH
 
 Build = Callable[..., LadderResult]
+Golden = Callable[[str, str], None]
 
 
 def stored(folder: Path, result: LadderResult) -> Path:
@@ -86,3 +87,13 @@ def test_what_cannot_be_compared_is_refused(
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_earlier(tmp_path / "none.json")
+
+
+def test_the_text_is_the_stored_one(
+    build_result: Build, tmp_path: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then, now = build_result(2.0), build_result()
+    then["machine"] = {**then["machine"], "cpu": "Rod 1"}
+    del then["stages"][0], now["stages"][1]
+    monkeypatch.chdir(tmp_path)
+    golden("against.txt", shown(now, stored(Path(), then)))

@@ -8,6 +8,7 @@ from perfsuite.llama.csv_file import as_csv
 from perfsuite.llama.results import LadderResult
 
 Build = Callable[..., LadderResult]
+Golden = Callable[[str, str], None]
 
 
 def test_every_contender_is_a_line_of_plain_figures(build_result: Build) -> None:
@@ -32,3 +33,9 @@ def test_a_stage_without_a_baseline_has_no_ratio_to_it(build_result: Build) -> N
     result["stages"][1]["vs_baseline"] = result["stages"][1]["vs_baseline_interval"] = None
     rows = list(csv.DictReader(StringIO(as_csv(result))))
     assert rows[1]["vs_baseline"] == rows[1]["vs_baseline_low"] == ""
+
+
+def test_the_file_is_the_stored_one(build_result: Build, golden: Golden) -> None:
+    result = build_result()
+    result["stages"][1]["vs_baseline"] = result["stages"][1]["vs_baseline_interval"] = None
+    golden("ladder.csv", as_csv(result))

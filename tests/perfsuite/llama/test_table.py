@@ -10,8 +10,10 @@ from rich.console import Console
 from perfsuite.llama.forecast import FORECAST
 from perfsuite.llama.results import PHASES, LadderResult
 from perfsuite.llama.table import WIDTH, format_bytes, format_latency, format_ratio, print_ladder
+from tests.perfsuite.conftest import plain_json
 
 Build = Callable[..., LadderResult]
+Golden = Callable[[str, str], None]
 
 
 def drawn(result: LadderResult) -> str:
@@ -110,3 +112,32 @@ def test_figures() -> None:
         "1.00 KB",
         "7.52 GB",
     ]
+
+
+def told(build_result: Build) -> LadderResult:
+    """A ladder in which rows differ, one has no baseline, and others used the machine."""
+    result = build_result(
+        prompt="--prompt, repeated 3 times",
+        disturbed_runs={"fused": 2, "unsplit float32": 1},
+        next_token_agrees=False,
+    )
+    for place, row in enumerate(result["stages"]):
+        row["phases_s"] = {phase: 0.1 * (1 + (place + n) % 5) for n, phase in enumerate(PHASES)}
+        row["next_token"] = {"id": place, "text": (" the", "\n", "[b]", " |`*")[place % 4]}
+    row = result["stages"][1]
+    row["vs_baseline"] = row["vs_baseline_interval"] = row["forecast_speedup"] = None
+    result["stages"][2]["kernels"] = "prepacked, fused"
+    return result
+
+
+def test_the_ladder_is_the_stored_one(build_result: Build, golden: Golden) -> None:
+    golden("ladder.txt", drawn(told(build_result)))
+    golden("ladder-one-round.txt", drawn(build_result(0.01, rounds=1)))
+    golden("ladder.json", plain_json(told(build_result)))
+
+
+def test_the_ladder_of_an_ascii_page_is_the_stored_one(build_result: Build, golden: Golden) -> None:
+    page = TextIOWrapper(BytesIO(), encoding="ascii")
+    print_ladder(told(build_result), Console(file=page, markup=False))
+    page.seek(0)
+    golden("ladder-ascii.txt", page.read())

@@ -16,6 +16,7 @@ from perfsuite.report.inputs import read_gate, read_ladder
 from perfsuite.report.markdown import escape, ladder_markdown
 
 Build = Callable[..., LadderResult]
+Golden = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -95,3 +96,11 @@ def test_what_the_gate_writes_is_shown(tmp_path: Path) -> None:
     text = page.read_text()
     assert "3 ms" in text
     assert "Abacus 9" in text
+
+
+def test_the_ladders_markdown_is_the_stored_one(ladder_file: Path, golden: Golden) -> None:
+    content = json.loads(ladder_file.read_text())
+    content["stages"][0]["name"] = "a|b\n# <img src=x> [l](u) @someone `c`"
+    content["stages"][1].update(vs_baseline=None, vs_baseline_interval=None)
+    ladder_file.write_text(json.dumps(content))
+    golden("ladder.md", ladder_markdown(read_ladder(ladder_file)))
