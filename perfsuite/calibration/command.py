@@ -11,6 +11,10 @@ import typer
 
 from perfsuite.commands import application, command_line, whole
 from perfsuite.errors import UsageError
+from perfsuite.files import write_text
+from perfsuite.render import terminal
+from perfsuite.render.blocks import Block, Listing
+from perfsuite.render.markdown import markdown
 
 if TYPE_CHECKING:
     from perfsuite.calibration.runs import Kind
@@ -107,12 +111,12 @@ def run(
         if count < 0:
             raise UsageError(f"--{name} {count}: must not be negative")
     if simulated:
-        text = _simulated(suites, command_line(context))
+        blocks = _simulated(suites, command_line(context))
     elif folder is None:
         raise UsageError("FOLDER: is needed unless --simulate is given")
     else:
         wanted = _wanted(shares, equal=equal, slowed=slowed, phases=phases, compare=compare)
-        text = _measured(
+        blocks = _measured(
             folder,
             tests or [],
             pytest_option or [],
@@ -120,22 +124,19 @@ def run(
             extensions=None if compare else extensions,
             command=command_line(context),
         )
-    print(text)
+    terminal.show(blocks, width=None)
     if write is not None:
-        from perfsuite.files import write_text
-
-        write_text(write, text, option="--write ")
+        write_text(write, markdown(blocks), option="--write ")
     return 0
 
 
-def _simulated(suites: int, command: str) -> str:
+def _simulated(suites: int, command: str) -> list[Block]:
     if suites < 1:
         raise UsageError(f"--suites {suites}: must be positive")
     from perfsuite.calibration import simulate
 
-    return f"```\n{command}\n```\n\n" + simulate.table(
-        simulate.simulate(simulate.conditions(), suites)
-    )
+    rows = simulate.simulate(simulate.conditions(), suites)
+    return [Listing(command), simulate.table(rows)]
 
 
 def _measured(
@@ -146,7 +147,7 @@ def _measured(
     *,
     extensions: int | None,
     command: str,
-) -> str:
+) -> list[Block]:
     """Run what is missing of ``wanted``, and count; there are no baselines where ``extensions`` is None."""
     from perfsuite.calibration import document, findings
     from perfsuite.calibration.runs import Folder
@@ -166,13 +167,14 @@ def _measured(
         for kind in missing:
             progress.begin(kind.name)
             runs[kind].append(folder.run(kind))
-    return document.document(
+    blocks = document.document(
         findings.find(runs),
         fingerprint(1),
         command,
         provenance()["date"],
         recordings=None if extensions is None else folder.recordings(),
     )
+    return list(blocks)
 
 
 def _wanted(shares: str, *, equal: int, slowed: int, phases: int, compare: bool) -> dict[Kind, int]:

@@ -25,6 +25,10 @@ from perfsuite.compare.interrupts import interrupted
 from perfsuite.compare.result import BenchmarkResult, Comparison
 from perfsuite.errors import RevisionError, UsageError
 from perfsuite.files import check_writable, write_json, write_text
+from perfsuite.gate.reported import Subject
+from perfsuite.render import terminal
+from perfsuite.render.markdown import markdown as as_markdown
+from perfsuite.schema import decode
 
 _PLUGIN = "perfsuite.plugin"
 _CLEANUP_TIMEOUT_S = 60.0
@@ -120,8 +124,8 @@ def run(
     if json_file is not None:
         write_json(json_file, comparison.as_json())
     if markdown is not None:
-        write_text(markdown, comparison.markdown(), option="--markdown ")
-    print(comparison.text())
+        write_text(markdown, as_markdown(comparison.blocks()), option="--markdown ")
+    terminal.show(comparison.blocks(), width=None)
     return comparison.exit_status
 
 
@@ -141,7 +145,7 @@ def _measure(options: Sequence[str], theirs: Sequence[str], line: str) -> Compar
         session = json.loads(failures.read_text(encoding="utf-8"))
         found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     outcomes = found.get("subjects", [])
-    results = [BenchmarkResult.read(outcome) for outcome in outcomes]
+    results = [BenchmarkResult.read(decode(one, Subject, "the report")) for one in outcomes]
     judged = {outcome["test"] for outcome in outcomes if outcome["failed"]}
     broken = {test: words for test, words in session["failures"].items() if test not in judged}
     head, base = found.get("titles") or ("head", "BASE")

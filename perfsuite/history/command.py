@@ -69,7 +69,8 @@ def run(
     """Import, read, explain, show. Raises UsageError."""
     from perfsuite.history import store
     from perfsuite.history.explaining import as_json, unused
-    from perfsuite.history.trend import print_history
+    from perfsuite.history.trend import history_blocks
+    from perfsuite.render import terminal
 
     if more_sources and not sources:
         raise UsageError(f"{more_sources[0]}: give files after --import")
@@ -94,7 +95,7 @@ def run(
         from perfsuite.history.chart import history_chart
 
         write_text(chart, history_chart(stories), option="--chart ")
-    print_history(stories)
+    terminal.show(history_blocks(stories))
     if not stories:
         print("no run is stored that fits")
     if subject is None and machine is None:

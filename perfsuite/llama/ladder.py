@@ -17,7 +17,7 @@ from perfsuite.commands import JsonFile, application, command_line, whole
 from perfsuite.errors import UsageError
 from perfsuite.files import check_writable, write_json, write_text
 from perfsuite.llama import prompts
-from perfsuite.llama.against import print_against, read_earlier
+from perfsuite.llama.against import against_blocks, check_alike, read_earlier
 from perfsuite.llama.csv_file import as_csv
 from perfsuite.llama.failures import runtime_failures
 from perfsuite.llama.measuring import WARMUP_ROUNDS, interleave
@@ -31,12 +31,14 @@ from perfsuite.llama.options import (
     check_length,
     check_positive,
 )
-from perfsuite.llama.results import LadderResult
+from perfsuite.llama.results import Ladder
 from perfsuite.llama.rows import Forward, stage_row, unsplit_name, unsplit_row
-from perfsuite.llama.table import print_ladder
+from perfsuite.llama.table import ladder_blocks
 from perfsuite.llama.unsplit import DTYPES, Unsplit
 from perfsuite.machine import fingerprint
 from perfsuite.progress import RunProgress
+from perfsuite.render import terminal
+from perfsuite.render.blocks import Block
 from runtime import STAGES, SplitLlama, load_checkpoint
 
 if TYPE_CHECKING:
@@ -117,8 +119,8 @@ def run(
     check_length(model, checkpoint.config, tokens)
     text = given.tokenized(checkpoint.tokenizer(), tokens)
     check_length(model, checkpoint.config, len(text.ids))
-    if earlier is not None:
-        earlier.check((model, len(text.ids), device))
+    if against is not None and earlier is not None:
+        check_alike(against, earlier, model, len(text.ids), device)
     result = measure(
         checkpoint,
         torch.tensor([text.ids]),
@@ -132,12 +134,13 @@ def run(
         command=command_line(context),
     )
     if json_file is not None:
-        write_json(json_file, result)
+        write_json(json_file, result.as_json())
     if csv_file is not None:
         write_text(csv_file, as_csv(result), option="--csv ")
-    print_ladder(result)
-    if earlier is not None:
-        print_against(result, earlier)
+    shown: list[Block] = list(ladder_blocks(result))
+    if against is not None and earlier is not None:
+        shown += against_blocks(result, against, earlier)
+    terminal.show(shown)
     return 0
 
 
@@ -167,7 +170,7 @@ def measure(
     model: str | None = None,
     prompt: str = "",
     command: str = "",
-) -> LadderResult:
+) -> Ladder:
     """Run ``stages`` and the unsplit model in interleaved rounds on ``input_ids`` (1, tokens).
 
     All processes live at once and end with the call. Raises SplitError, UnsplitError, or
@@ -203,7 +206,7 @@ def measure(
         )
     decode = checkpoint.tokenizer().decode
     predicted = {forward.next_token for forwards in samples.values() for forward in forwards}
-    return LadderResult(
+    return Ladder(
         model=model or checkpoint.source,
         tokens=input_ids.shape[1],
         prompt=prompt,
@@ -212,14 +215,14 @@ def measure(
         device=device,
         confidence=statistics.median_confidence(rounds),
         command=command,
-        machine=fingerprint(unsplit["float32"].threads),
+        machine=dict(fingerprint(unsplit["float32"].threads)),
         disturbed_runs=neighbours.disturbed,
         next_token_agrees=len(predicted) == 1,
         unsplit={dtype: unsplit_row(samples[unsplit_name(dtype)], decode) for dtype in DTYPES},
-        stages=[
+        stages=tuple(
             stage_row(stage, samples, worker_info[stage.name], decode, seed=seed)
             for stage in stages
-        ],
+        ),
     )
 
 

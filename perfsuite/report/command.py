@@ -56,9 +56,11 @@ def run(
     ] = None,
 ) -> int:
     """Read, render, write. Raises UsageError."""
-    from perfsuite.report.diagnosis import read_diagnosis
-    from perfsuite.report.inputs import read_gate, read_ladder
-    from perfsuite.report.markdown import ladder_markdown
+    from perfsuite.llama.diagnosis.result import read_diagnosis
+    from perfsuite.llama.results import read_ladder
+    from perfsuite.llama.table import ladder_blocks
+    from perfsuite.render.markdown import markdown as as_markdown
+    from perfsuite.report.inputs import read_gate
     from perfsuite.report.page import Inputs, render
 
     if all(path is None for path in (ladder_file, diagnosis_file, gate_file, storage)):
@@ -82,7 +84,7 @@ def run(
     inputs = Inputs(command_line(context), ladder, diagnosis, gate, stories, place, unreadable)
     write_text(output, render(inputs), option="--output ")
     if ladder is not None and markdown is not None:
-        text = ladder_markdown(ladder)
+        text = as_markdown(ladder_blocks(ladder))
         if to_stdout:
             print(text, end="")
         else:

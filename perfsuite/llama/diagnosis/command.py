@@ -108,9 +108,10 @@ def run(
     from perfsuite.llama import prompts
     from perfsuite.llama.diagnosis.footprint import known_config
     from perfsuite.llama.diagnosis.measuring import measure
-    from perfsuite.llama.diagnosis.report import print_diagnosis
+    from perfsuite.llama.diagnosis.report import diagnosis_blocks
     from perfsuite.llama.diagnosis.what_if import parse_what_if
     from perfsuite.llama.ladder import choose_stages
+    from perfsuite.render import terminal
     from runtime import load_checkpoint
     from runtime.delay_injection import Delays, parse_factor
 
@@ -156,12 +157,12 @@ def run(
         trace = _timeline(checkpoint, chosen, input_ids, device, threads)
         write_json(timeline, trace, "--timeline")
     if json_file is not None:
-        write_json(json_file, result)
+        write_json(json_file, result.as_json())
     if chart is not None:
         from perfsuite.llama.diagnosis.charts import draw_charts
 
         draw_charts(result, chart)
-    print_diagnosis(result)
+    terminal.show(diagnosis_blocks(result))
     return 0
 
 
@@ -208,15 +209,15 @@ def _assemble(
         threads=asked.threads,
         rounds=asked.rounds,
         command=asked.command,
-        machine=fingerprint(asked.threads),
-        transport=transport,
+        machine=dict(fingerprint(asked.threads)),
+        transport=dict(transport),
         memory=sections.memory_section(findings),
         rates=sections.rates_section(findings),
         naive=sections.naive_section(transport, config, stages, tokens),
-        kernels=measured.kernels,
+        kernels=dict(measured.kernels),
         stages=rows,
         prediction=predictions,
-        median_error=median(abs(row["error"]) for row in predictions),
+        median_error=median(abs(row.error) for row in predictions),
         ranking_right=sections.ranking_right(predictions),
         ties=sections.ties(predictions),
         disturbed_runs=measured.disturbed,

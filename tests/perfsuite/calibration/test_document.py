@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from perfsuite.calibration.document import document
 from perfsuite.calibration.findings import find
 from perfsuite.calibration.runs import COMPARE, Kind, Run
+from perfsuite.render.markdown import markdown
 from tests.perfsuite.calibration.conftest import subject
 
 Golden = Callable[[str, str], None]
@@ -21,7 +22,7 @@ COMMAND = "perfsuite calibrate runs tests"
 
 
 def text(runs: Mapping[Kind, Sequence[Run]]) -> str:
-    return document(find(runs), MACHINE, COMMAND, "2026-01-02", recordings=4)
+    return markdown(document(find(runs), MACHINE, COMMAND, "2026-01-02", recordings=4))
 
 
 def runs(kind: Kind, *verdicts: str, name: str = "mine", change: float = 1.0) -> list[Run]:
@@ -55,7 +56,7 @@ def test_comparisons_have_a_section_of_their_own() -> None:
     compared = Kind(mode=COMPARE)
     found = text({Kind(): runs(Kind(), "pass"), compared: runs(compared, "pass")})
     assert len(re.findall(r"^### ", found, re.MULTILINE)) == 2
-    assert "### Against the same revision, `perfsuite compare`" in found
+    assert "### Against the same revision, perfsuite compare" in found
     assert found.count("Baselines of 4 recordings") == 1
 
 

@@ -21,6 +21,7 @@ from perfsuite.calibration.simulate import (
     table,
 )
 from perfsuite.gate import sequential
+from perfsuite.render.markdown import markdown
 
 Golden = Callable[[str, str], None]
 
@@ -125,7 +126,7 @@ def test_one_seed_gives_one_table() -> None:
     cases = [Condition("a", QUIET[:1]), Condition("b", QUIET[:1], 1)]
     rows = simulate(cases, 5, seed=1)
     assert simulate(cases, 5, seed=1) == rows
-    lines = table(rows).splitlines()
+    lines = markdown([table(rows)]).splitlines()
     assert len(lines) == 4
     assert lines[2].startswith("| a | ")
     assert {line.count("|") for line in lines} == {8}
@@ -143,4 +144,4 @@ def test_the_table_is_the_stored_one(golden: Golden) -> None:
         Row("quiet", 0.0123, 0.02, shares, 0.04, shares[::-1], 12.3),
         Row("loud, 2 hours", 0.5, 0.0, shares[::-1], 1.0, shares, 36.0),
     ]
-    golden("simulated.md", table(rows) + "\n")
+    golden("simulated.md", markdown([table(rows)]))
