@@ -14,7 +14,7 @@ import typer
 from msgspec import Struct
 
 from perfsuite import units
-from perfsuite.commands import application
+from perfsuite.commands import application, option
 from perfsuite.errors import UsageError
 from perfsuite.provenance import CHANGED
 from perfsuite.schema import read
@@ -33,10 +33,10 @@ _LAST_COMMIT = "HEAD"
 
 BaselinesFile = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--file",
-        metavar="FILE",
-        help="of the baselines (default: the setting perf_baselines of the nearest ini file, or "
+        "FILE",
+        "of the baselines (default: the setting perf_baselines of the nearest ini file, or "
         "baselines.json beside it)",
     ),
 ]
@@ -152,11 +152,7 @@ def _prune(
     ] = None,
     unused: Annotated[
         Path | None,
-        typer.Option(
-            "--unused",
-            metavar="REPORT",
-            help="those that are not in this --perf-report of a whole run",
-        ),
+        option("--unused", "REPORT", "those that are not in this --perf-report of a whole run"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing")] = False,
     file: BaselinesFile = None,

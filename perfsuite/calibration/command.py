@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perfsuite.commands import application, command_line, whole
+from perfsuite.commands import application, command_line, option, whole
 from perfsuite.errors import UsageError
 from perfsuite.files import write_text
 from perfsuite.render import terminal
@@ -39,35 +39,24 @@ def run(
         list[str] | None,
         typer.Argument(metavar="TESTS", help="arguments of pytest (default: its testpaths)"),
     ] = None,
-    equal: Annotated[
-        int, typer.Option("--equal", metavar="RUNS", parser=whole, help="unchanged runs")
-    ] = 30,
-    slowed: Annotated[
-        int, typer.Option("--slowed", metavar="RUNS", parser=whole, help="runs at each share")
-    ] = 10,
+    equal: Annotated[int, option("--equal", "RUNS", "unchanged runs", whole)] = 30,
+    slowed: Annotated[int, option("--slowed", "RUNS", "runs at each share", whole)] = 10,
     phases: Annotated[
         int,
-        typer.Option(
-            "--phases",
-            metavar="RUNS",
-            parser=whole,
-            help="runs with each phase slowed by a tenth of a call",
-        ),
+        option("--phases", "RUNS", "runs with each phase slowed by a tenth of a call", whole),
     ] = 0,
     extensions: Annotated[
         int,
-        typer.Option(
+        option(
             "--extensions",
-            metavar="RECORDINGS",
-            parser=whole,
-            help="extensions of the baselines after they are recorded",
+            "RECORDINGS",
+            "extensions of the baselines after they are recorded",
+            whole,
         ),
     ] = 3,
     shares: Annotated[
         str,
-        typer.Option(
-            "--shares", metavar="SHARE,SHARE", help="of a call's time that slowed runs add"
-        ),
+        option("--shares", "SHARE,SHARE", "of a call's time that slowed runs add"),
     ] = SHARES,
     compare: Annotated[
         bool,
@@ -77,27 +66,22 @@ def run(
     ] = False,
     pytest_option: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--pytest-option",
-            metavar="OPTION",
-            help="added to each run, as --pytest-option=-operf_processes=4; may be repeated",
+            "OPTION",
+            "added to each run, as --pytest-option=-operf_processes=4; may be repeated",
         ),
     ] = None,
     write: Annotated[
         Path | None,
-        typer.Option("--write", metavar="FILE", help="write the result there, as Markdown"),
+        option("--write", "FILE", "write the result there, as Markdown"),
     ] = None,
     simulated: Annotated[
         bool, typer.Option("--simulate", help="the decision rules alone, on drawn samples")
     ] = False,
     suites: Annotated[
         int,
-        typer.Option(
-            "--suites",
-            metavar="SUITES",
-            parser=whole,
-            help="with --simulate: drawn suites a condition",
-        ),
+        option("--suites", "SUITES", "with --simulate: drawn suites a condition", whole),
     ] = 2000,
 ) -> int:
     """Run what is missing, or simulate; then count and write.

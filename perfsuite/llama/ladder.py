@@ -13,9 +13,9 @@ import torch
 import typer
 
 from perfsuite import statistics
-from perfsuite.commands import JsonFile, application, command_line, whole
+from perfsuite.commands import JsonFile, application, command_line, option, whole
 from perfsuite.errors import UsageError
-from perfsuite.files import check_writable, write_json, write_text
+from perfsuite.files import check_outputs, write_json, write_text
 from perfsuite.llama import prompts
 from perfsuite.llama.against import against_blocks, check_alike, read_earlier
 from perfsuite.llama.csv_file import as_csv
@@ -61,58 +61,37 @@ def run(
     stages: Stages = None,
     device: Annotated[
         str,
-        typer.Option(
-            "--device", metavar="DEVICE", help="the worker's and the unsplit model's: cpu or cuda"
-        ),
+        option("--device", "DEVICE", "the worker's and the unsplit model's: cpu or cuda"),
     ] = "cpu",
     rounds: Annotated[
         int,
-        typer.Option(
-            "--rounds",
-            metavar="ROUNDS",
-            parser=whole,
-            help=f"measured rounds, after {WARMUP_ROUNDS} for warm-up",
-        ),
+        option("--rounds", "ROUNDS", f"measured rounds, after {WARMUP_ROUNDS} for warm-up", whole),
     ] = 5,
     threads: Threads = None,
     prompt: Annotated[
         str | None,
-        typer.Option(
-            "--prompt", metavar="TEXT", help="text to run on (default: a passage that is shipped)"
-        ),
+        option("--prompt", "TEXT", "text to run on (default: a passage that is shipped)"),
     ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", metavar="FILE", help="the same, from a file")
+        Path | None, option("--prompt-file", "FILE", "the same, from a file")
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(
-            "--seed",
-            metavar="NUMBER",
-            parser=whole,
-            help="of the order in a round and of the bootstrap",
-        ),
+        option("--seed", "NUMBER", "of the order in a round and of the bootstrap", whole),
     ] = 0,
     against: Annotated[
         Path | None,
-        typer.Option(
-            "--against", metavar="FILE", help="also show it beside a result that --json wrote"
-        ),
+        option("--against", "FILE", "also show it beside a result that --json wrote"),
     ] = None,
     json_file: JsonFile = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="also write its table there")
-    ] = None,
+    csv_file: Annotated[Path | None, option("--csv", "FILE", "also write its table there")] = None,
 ) -> int:
     """Measure, write the JSON, print the table. Raises PerfsuiteError."""
     chosen = choose_stages(stages)
     check_positive(tokens=tokens, rounds=rounds, threads=threads)
     if seed < 0:
         raise UsageError(f"--seed {seed}: must not be negative")
-    if json_file is not None:
-        check_writable(json_file, option="--json")
-    if csv_file is not None:
-        check_writable(csv_file, option="--csv")
+    check_outputs({"--json": json_file, "--csv": csv_file})
     earlier = None if against is None else read_earlier(against)
     given = _prompt(prompt, prompt_file)
     checkpoint = load_checkpoint(model)
