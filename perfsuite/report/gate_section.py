@@ -37,12 +37,15 @@ def gate_section(report: GateReport) -> Section | None:
 
 def _chart(judged: Sequence[tuple[Subject, Estimate]]) -> str:
     present = {one.verdict: _colour(one) for one, _ in judged}
+    # As many digits as tell the axis' figures apart.
+    ends = [end for _, found in judged for end in (found.low, found.high, 1.0)]
+    digits = 0 if max(ends) - min(ends) > 0.05 else 1 if max(ends) - min(ends) > 0.005 else 2
     told = "; ".join(f"{one.name}: {one.verdict}, {change(found)}" for one, found in judged)
     return intervals(
         [_row(one, found) for one, found in judged],
         Words("verdicts-chart", "Change against the baseline", told),
         unit="change of the ratio to the reference",
-        form=lambda value: f"{value - 1:+.0%}",
+        form=lambda value: f"{value - 1:+.{digits}%}",
         zero=1.0,
         key=[
             *(Entry(colour, verdict) for verdict, colour in present.items()),

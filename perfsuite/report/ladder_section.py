@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from perfsuite.charts import Entry, IntervalRow, StackedRow, Words, intervals, stacked_bars
-from perfsuite.llama.results import PHASES, Ladder, Latency, StageRow
+from perfsuite.llama.results import PHASES, Ladder, StageRow
 from perfsuite.llama.rows import unsplit_name
 from perfsuite.llama.table import (
     forecast,
@@ -40,7 +40,13 @@ def speedup_section(ladder: Ladder) -> Section | None:
     rows = [row for row in ladder.stages if row.vs_baseline is not None]
     if not rows:
         return None
-    told = [f"{row.name}: {_speedup(row)}, forecast {forecast(row)}" for row in rows]
+    measured = {
+        row.name: format_ratio(
+            row.vs_baseline, row.vs_baseline_interval, "x", several=ladder.rounds != 1
+        )
+        for row in rows
+    }
+    told = [f"{row.name}: {measured[row.name]}, forecast {forecast(row)}" for row in rows]
     chart = intervals(
         [_speedup_row(row) for row in rows],
         Words("speedup-chart", "Speed-up over baseline", "; ".join(told)),
@@ -51,7 +57,7 @@ def speedup_section(ladder: Ladder) -> Section | None:
     )
     table = Table(
         columns("stage", "measured", "forecast"),
-        [Row((row.name, _speedup(row), forecast(row))) for row in rows],
+        [Row((row.name, measured[row.name], forecast(row))) for row in rows],
         "Speed-up over baseline",
     )
     note = (
@@ -69,11 +75,15 @@ def speedup_section(ladder: Ladder) -> Section | None:
 
 
 def _seconds(ladder: Ladder) -> Figure:
-    told = [f"{row.name}: {format_latency(row.latency_s)}" for row in ladder.stages]
+    several = ladder.rounds != 1
     rows = [
-        StackedRow(row.name, row.phases_s, format_latency(row.latency_s)) for row in ladder.stages
+        StackedRow(row.name, row.phases_s, format_latency(row.latency_s, interval=several))
+        for row in ladder.stages
     ]
-    rows += [_unsplit_row(dtype, row.latency_s) for dtype, row in ladder.unsplit.items()]
+    told = [f"{row.label}: {row.note}" for row in rows]
+    for dtype, unsplit in ladder.unsplit.items():
+        note = format_latency(unsplit.latency_s, interval=several)
+        rows.append(StackedRow(unsplit_name(dtype), {"unsplit": unsplit.latency_s.median}, note))
     table = Table(
         columns("stage", *PHASES),
         [
@@ -89,10 +99,6 @@ def _seconds(ladder: Ladder) -> Figure:
         form=brief_seconds,
     )
     return Figure(chart, "Where the time goes, in seconds.", ladder.command, table)
-
-
-def _unsplit_row(dtype: str, latency: Latency) -> StackedRow:
-    return StackedRow(unsplit_name(dtype), {"unsplit": latency.median}, format_latency(latency))
 
 
 def _shares(ladder: Ladder) -> Figure:
@@ -125,7 +131,3 @@ def _speedup_row(row: StageRow) -> IntervalRow:
     low, high = (interval.low, interval.high) if interval else (value, value)
     note = f"{row.vs_baseline:.3g}x, forecast {forecast(row)}"
     return IntervalRow(row.name, value, low, high, "one", note, others)
-
-
-def _speedup(row: StageRow) -> str:
-    return format_ratio(row.vs_baseline, row.vs_baseline_interval, "x")

@@ -135,7 +135,7 @@ def test_diff_tells_what_was_done_to_each(path: Path, capsys: Output) -> None:
     stored.extend(entry("bf16", workload={}, recordings=(recording(1.5, 2, SECOND),)))
     stored.remove({"old"})
     assert call("diff") == 0
-    shown = [" ".join(words) for words in lines(capsys)]
+    _, *shown = [" ".join(words) for words in lines(capsys)]
     here, there = "a processor, threads 1", "a processor, a GPU, threads 1"
     assert shown == [
         f"extended bf16 1.500 -> 1.500 (the same) 3 -> 5 processes {here}",
