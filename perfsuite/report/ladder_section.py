@@ -11,11 +11,10 @@ from perfsuite.llama.table import (
     forecast,
     format_latency,
     format_ratio,
-    heading,
     ladder_blocks,
     phases,
 )
-from perfsuite.render.blocks import Note, Row, Shares, Table, columns
+from perfsuite.render.blocks import Heading, Note, Row, Shares, Table, columns
 from perfsuite.report.parts import Figure, Section
 from perfsuite.units import brief_seconds
 
@@ -24,13 +23,13 @@ def ladder_section(ladder: Ladder) -> Section | None:
     """The stages side by side; None without any."""
     if not ladder.stages:
         return None
-    # The shares are drawn, with their figures below.
-    shown = [block for block in ladder_blocks(ladder) if not isinstance(block, Shares)]
+    # The shares are drawn, with their figures below, and the page's title is the heading.
+    shown = [one for one in ladder_blocks(ladder) if not isinstance(one, Shares | Heading)]
     return Section(
         "ladder",
         "Ladder",
         "The ladder",
-        blocks=[Note(heading(ladder)), *shown[1:]],
+        blocks=shown,
         figures=[_seconds(ladder), _shares(ladder)],
     )
 
