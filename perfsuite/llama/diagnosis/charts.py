@@ -38,8 +38,8 @@ def draw_charts(result: Diagnosis, folder: Path) -> None:
         write_text(folder / f"{name}.svg", standalone(draw(result)), option="--chart ")
 
 
-def _about(result: Diagnosis) -> str:
-    return f"{result.model}, {result.tokens:,} tokens"
+def _titled(result: Diagnosis, title: str) -> str:
+    return f"{title}: {result.model}, {result.tokens:,} tokens" if result.model else title
 
 
 def _transport(result: Diagnosis) -> str:
@@ -51,7 +51,7 @@ def _transport(result: Diagnosis) -> str:
     said = "Seconds of one call over the bytes that it sends"
     return lines(
         curves,
-        Words("transport", "Round trip by payload", said),
+        Words("transport", _titled(result, "Round trip by payload"), said),
         x_unit="payload sent (logarithmic)",
         y_unit="round trip (logarithmic)",
         x_form=size,
@@ -68,8 +68,8 @@ def _breakdown(result: Diagnosis) -> str:
     said = "; ".join(f"{row.label}: {_spoken(row.parts)}" for row in rows)
     return stacked_bars(
         rows,
-        Words("breakdown", "Where the time goes", said),
-        unit=f"share of a forward pass (%), {_about(result)}",
+        Words("breakdown", _titled(result, "Where the time goes"), said),
+        unit="share of a forward pass (%)",
         form=lambda share: f"{share:.0f}",
     )
 
@@ -89,11 +89,10 @@ def prediction_chart(result: Diagnosis) -> str:
     rows = [_prediction_row(row, naive) for row in result.prediction]
     said = "; ".join(f"{row.label}: {row.note}" for row in rows)
     suggested = [Entry("six", "suggested by one 10 MB transfer", hollow=True)] if naive else []
-    about = f", {_about(result)}" if result.model else ""
     return intervals(
         rows,
-        Words("prediction-chart", "Suggested, predicted, measured", said),
-        unit=f"one forward pass (logarithmic){about}",
+        Words("prediction-chart", _titled(result, "Suggested, predicted, measured"), said),
+        unit="one forward pass (logarithmic)",
         form=brief_seconds,
         log=True,
         key=[
