@@ -23,7 +23,7 @@ from runtime.text import printable
 from runtime.trace import WorkerDurations
 from runtime.transports.base import Data
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 _MAX_TEXT = 4096
 _REMEMBERED_SPECS = 1024
@@ -34,6 +34,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Dimension = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Shape = Annotated[tuple[Dimension, ...], Meta(min_length=1, max_length=4)]
 Modules = Annotated[tuple[str, ...], Meta(max_length=8)]
+CacheNumbers = Annotated[tuple[Count, ...], Meta(max_length=4)]
 Places = Annotated[Sequence[Count], Meta(max_length=8)]
 
 Scalar = bool | int | float | Text | None
@@ -70,7 +71,10 @@ def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
-    """A call and its tensors. ``outputs`` are places for the results, where the transport has such."""
+    """A call and its tensors. ``outputs`` are places for the results, where the transport has such.
+
+    ``cache`` is what the call says of a cache, empty if nothing: see ``runtime.caches``.
+    """
 
     session: Count
     sequence: Count
@@ -78,6 +82,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     layer: Count | None
     modules: Modules
     transpose_b: bool
+    cache: CacheNumbers
     inputs: Tensors
     outputs: Places
 
@@ -89,6 +94,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
         call: Call,
         inputs: Sequence[TensorMessage],
         outputs: Sequence[Payload] = (),
+        cache: tuple[int, ...] = (),
     ) -> Request:
         """Ask for ``call``."""
         return cls(
@@ -98,6 +104,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
             call.layer,
             call.modules,
             call.transpose_b,
+            cache,
             inputs,
             cast("Sequence[int]", outputs),
         )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from runtime.caches import CacheBooks
 from runtime.checkpoints import ModelConfig
 from runtime.errors import (
     ArenaError,
@@ -63,6 +64,7 @@ class RpcClient:
         self.records: list[RpcRecord] = []
         self.broken = False
         self._output_specs = remembered_output_specs(config, dtype)
+        self._caches = CacheBooks(config)
         self._session = 0
         self._sequence = 0
 
@@ -101,8 +103,12 @@ class RpcClient:
             self.broken = True
             raise
 
-    def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+    def call(
+        self, call: Call, *inputs: torch.Tensor, cache: tuple[int, ...] = ()
+    ) -> Sequence[torch.Tensor]:
         """Have the worker compute ``call`` and return its results, which are not to be written to.
+
+        ``cache`` says what the call appends to, or does to it: see ``runtime.caches``.
 
         Raises:
             WorkerDied, WorkerTimeout: if no reply comes.
@@ -113,7 +119,8 @@ class RpcClient:
         copies_before = self.channel.payload_copies
         started = time.perf_counter()
         input_specs = tuple(map(TensorSpec.of, inputs))
-        specs = self._output_specs(call, input_specs)
+        keys = self._caches.check(call, cache, input_specs)
+        specs = self._output_specs(call, input_specs, keys)
         places = self.channel.reserve(specs)
         request = encode(
             Request.of(
@@ -125,6 +132,7 @@ class RpcClient:
                     for spec, tensor in zip(input_specs, inputs, strict=True)
                 ],
                 [self.channel.pack(place) for place in places],
+                cache,
             )
         )
         self._sequence += 1
@@ -138,6 +146,7 @@ class RpcClient:
         except SplitError:
             self.broken = True
             raise
+        self._caches.note(call, cache, keys)
         durations = reply.durations
         finished = time.perf_counter()
         self.records.append(
