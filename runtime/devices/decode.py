@@ -13,7 +13,6 @@ import torch
 from runtime.caches import Window
 from runtime.checkpoints import Checkpoint
 from runtime.devices.compiled import compiled
-from runtime.devices.kv_cache import KvCache
 from runtime.devices.scratch import Scratch
 from runtime.devices.weights import layer_norms, stacked_linear
 from runtime.operations import linear_shapes
