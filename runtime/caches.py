@@ -85,6 +85,9 @@ class CacheBooks:
     def __len__(self) -> int:
         return len(self._caches)
 
+    def __contains__(self, number: object) -> bool:
+        return number in self._caches
+
     def clear(self) -> None:
         """Forget all caches: a conversation begins."""
         self._caches.clear()

@@ -62,7 +62,7 @@ class RpcClient:
         self.records: list[RpcRecord] = []
         self.broken = False
         self._output_specs = remembered_output_specs(config, dtype)
-        self._caches = CacheBooks(config)
+        self.caches = CacheBooks(config)
         self._session = 0
         self._sequence = 0
 
@@ -117,7 +117,7 @@ class RpcClient:
         copies_before = self.channel.payload_copies
         started = time.perf_counter()
         input_specs = tuple(map(TensorSpec.of, inputs))
-        keys = self._caches.check(call, cache, input_specs) if cache else None
+        keys = self.caches.check(call, cache, input_specs) if cache else None
         specs = self._output_specs(call, input_specs, keys)
         places = self.channel.reserve(specs)
         request = encode_request(
@@ -140,7 +140,7 @@ class RpcClient:
             self.broken = True
             raise
         if cache:
-            self._caches.note(call, cache, keys)
+            self.caches.note(call, cache, keys)
         finished = time.perf_counter()
         self.records.append(
             RpcRecord(

@@ -13,6 +13,7 @@ import torch
 from runtime.caches import Window
 from runtime.checkpoints import Checkpoint
 from runtime.devices.compiled import compiled
+from runtime.devices.kv_cache import KvCache
 from runtime.devices.scratch import Scratch
 from runtime.devices.weights import layer_norms, stacked_linear
 from runtime.operations import linear_shapes
@@ -107,7 +108,14 @@ class DecodeKernels:
         ]
         self._pointers = (ctypes.c_void_p * len(pointers))(*pointers)
 
-    def layers(self, layers: range, x: torch.Tensor, window: Window, rope: RotaryEmbedding) -> None:
+    def layers(
+        self,
+        layers: range,
+        x: torch.Tensor,
+        window: Window,
+        cache: KvCache,
+        rope: RotaryEmbedding,
+    ) -> None:
         """Apply consecutive layers to the residual ``x`` (batch, hidden), float32, in place.
 
         The new position's keys and values are appended to ``cache``.
