@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from perfsuite.errors import MeasurementError
+from runtime.caches import Window
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from runtime.devices.base import checked_ids
@@ -107,7 +108,7 @@ class _Run:
     def forward(self, tokens: int) -> Sequence[Noted]:
         """Run it over one prompt; return all operations in order."""
         with torch.no_grad(), _Dispatch(self._note_dispatched):
-            self._pass.logits(_meta((1, tokens), torch.int64))
+            self._pass.logits(_meta((1, tokens), torch.int64), Window(0, tokens))
         call = next(row.call for row in reversed(self._noted) if row.call)
         found = []
         for row in reversed(self._noted):
@@ -119,7 +120,9 @@ class _Run:
         """As a channel's."""
         return _meta(spec.shape, spec.dtype)
 
-    def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+    def call(
+        self, call: Call, *inputs: torch.Tensor, cache: tuple[int, ...] = ()
+    ) -> Sequence[torch.Tensor]:
         """As a client's."""
         specs = output_specs(self.config, self._dtype, call, [TensorSpec.of(x) for x in inputs])
         outputs = [self.empty(spec) for spec in specs]

@@ -65,9 +65,7 @@ class CpuDevice(Device):
         self._rope = RotaryEmbedding(self._config)
         self._summed: torch.Size | None = None  # shape of the residual sum that is remembered
         self._final_norm = checkpoint.tensor("model.norm.weight").to(dtype)
-        self._decode = (
-            None if kernels else DecodeKernels.open(checkpoint, dtype, self._scratch)
-        )
+        self._decode = None if kernels else DecodeKernels.open(checkpoint, dtype, self._scratch)
 
     def _packed(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         computed = self._kernels.dtype
