@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 
@@ -25,7 +25,7 @@ from runtime.delay_injection import DelayedRpcClient, Delays
 from runtime.devices import DEVICES
 from runtime.errors import InputError, SplitError, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
-from runtime.generation import Generation
+from runtime.generation import Generation, GenerationOptions
 from runtime.launch import WorkerProcess
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.openmp import IdleTeams
@@ -195,6 +195,26 @@ class SplitLlama:
         """
         return Context(self, batch, max_length(self.config) if capacity is None else capacity)
 
+    @overload
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> torch.Tensor: ...
+
     def generate(
         self,
         input_ids: TokenIds,
@@ -209,6 +229,7 @@ class SplitLlama:
         stop: Iterable[int | str] = (),
         tokenizer: Tokenizer | None = None,
         context: Context | None = None,
+        ignore_eos: bool = False,
         stream: bool = False,
     ) -> torch.Tensor | Generation:
         """Continue prompts of equal length, (tokens,) or (batch, tokens); the choice of tokens is made here.
@@ -216,7 +237,9 @@ class SplitLlama:
         Returns (batch, tokens + new tokens), or with ``stream`` a ``Generation``, which yields each new token when
         it is there. It ends after ``max_new_tokens``, or where each prompt has come to one of the checkpoint's end
         tokens or of ``stop``: token ids, and strings, which need ``tokenizer``. See ``runtime.sampling.Sampling``
-        for the other options. With ``context``, ``input_ids`` continue what that holds, and it stays open.
+        for
+        the other options; ``ignore_eos`` goes on after end tokens. With ``context``, ``input_ids`` continue what
+        that holds, and it stays open.
 
         Raises:
             InputError: for an option out of range, or more tokens than the context or the model takes.
@@ -224,8 +247,9 @@ class SplitLlama:
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         ids = checked_token_ids(input_ids, self.config)
+        end_tokens = () if ignore_eos else self._end_tokens
         generation = Generation(
-            self, ids, max_new_tokens, sampling, self._end_tokens, tuple(stop), tokenizer, context
+            self, ids, max_new_tokens, sampling, end_tokens, tuple(stop), tokenizer, context
         )
         return generation if stream else generation.finish()
 
