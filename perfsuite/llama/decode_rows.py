@@ -80,16 +80,8 @@ def stage_generated(
         unsplit_generated(own),
         vs_unsplit=ratio.value,
         vs_unsplit_interval=Interval.of(ratio),
-        phases_s={
-            phase: statistics.median([total[f"{phase}_s"] / further for total in totals]).value
-            for phase in PHASES
-        },
-        **{
-            f"{name}_per_token": statistics.median(
-                [total[name] / further for total in totals]
-            ).value
-            for name in BUDGETS
-        },
+        phases_s={phase: _per_token(totals, f"{phase}_s", further) for phase in PHASES},
+        **each,
     )
 
 

@@ -214,8 +214,8 @@ def _notes(ladder: Ladder) -> Iterator[Note]:
     yield Note(_kernels(ladder.stages), "kernels")
     yield Note(format_machine(ladder.machine), "machine")
     if ladder.disturbed_runs:
-        contenders = len(ladder.stages) + len(ladder.unsplit)
-        yield Note(told(ladder.disturbed_runs, contenders * (ladder.rounds or 1)), "busy")
+        benchmarks = len(ladder.stages) + len(ladder.unsplit) + len(made)
+        yield Note(told(ladder.disturbed_runs, benchmarks * (ladder.rounds or 1)), "busy")
 
 
 def _kernels(rows: Sequence[StageRow]) -> str:
