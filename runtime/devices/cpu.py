@@ -29,14 +29,19 @@ class CpuDevice(Device):
     """Computes on the host; the shared memory is its own memory."""
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, granularity: Granularity
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        granularity: Granularity,
+        kernels: LayerKernels | None = None,
     ) -> None:
+        """Pack the weights for ``kernels``, by default the fastest that this machine has."""
         super().__init__()
         self.dtype = dtype
         self.name = platform.processor() or platform.machine()
         self._config = checkpoint.config
         self._scratch = Scratch()
-        self._kernels = choose_kernels(dtype, self._scratch)
+        self._kernels = kernels or choose_kernels(dtype, self._scratch)
         self.kernels = self._kernels.name
         if self._kernels.dtype != dtype:
             self.kernels = f"{str(dtype).removeprefix('torch.')} wire and weights, {self.kernels}"
@@ -60,7 +65,7 @@ class CpuDevice(Device):
         self._rope = RotaryEmbedding(self._config)
         self._summed: torch.Size | None = None  # shape of the residual sum that is remembered
         self._final_norm = checkpoint.tensor("model.norm.weight").to(dtype)
-        self._decode = DecodeKernels.open(checkpoint, dtype, self._scratch)
+        self._decode = None if kernels else DecodeKernels.open(checkpoint, dtype, self._scratch)
 
     def _packed(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         computed = self._kernels.dtype
@@ -117,16 +122,16 @@ class CpuDevice(Device):
             out.copy_(after)
 
     def all_layers(self, x: torch.Tensor, out: torch.Tensor, window: Window) -> None:
-        out.copy_(self._last_position(x.float(), window))
+        out.copy_(self._last_position(x, window))
 
     def next_logits(self, token_ids: torch.Tensor, out: torch.Tensor, window: Window) -> None:
         token_ids = checked_ids(token_ids, self._config.vocab_size)
-        last = self._last_position(self._embeddings[token_ids].float(), window)
+        last = self._last_position(self._embeddings[token_ids], window)
         normed = rms_norm(last, self._final_norm, self._config.rms_norm_eps, torch.empty_like(last))
         self.lm_head(normed.to(self.dtype), out)
 
     def _last_position(self, x: torch.Tensor, window: Window) -> torch.Tensor:
-        """Run all layers over the residual (batch, rows, hidden), float32; return the last rows (batch, hidden)."""
+        """Run all layers over the residual (batch, rows, hidden), in float32; return the last rows (batch, hidden)."""
         batch, layers = len(x), range(self._config.num_layers)
         residual = self._scratch.empty("resident", x.shape, torch.float32).copy_(x).flatten(0, 1)
         cache = self._kept(window)
@@ -156,7 +161,8 @@ class CpuDevice(Device):
         normed = kernels.normed(before, attention_norm, config.rms_norm_eps)
         attended = self._attention(layer, normed, linears["qkv"], batch, window, last)
         if last:
-            before = after = before.view(batch, window.rows, -1)[:, -1].contiguous()
+            ends = before.view(batch, window.rows, -1)[:, -1]
+            before = after = self._scratch.empty("ends", ends.shape, before.dtype).copy_(ends)
         kernels.linear(kernels.activation(attended), linears["o"], after, residual=before)
 
         normed = kernels.normed(after, mlp_norm, config.rms_norm_eps)
