@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 import torch
 
@@ -42,6 +42,20 @@ from runtime.transports.registry import connect
 
 _MOST_THREADS = 2**15
 _LONGEST_S = 1_000_000  # more does not fit into a wait of the kernel's, in milliseconds
+
+
+class GenerationOptions(TypedDict, total=False):
+    """How tokens are chosen, and where an answer ends: see ``SplitLlama.generate``."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seed: int | None
+    stop: Iterable[int | str]
+    tokenizer: Tokenizer | None
+    context: Context | None
 
 
 class SplitLlama:
@@ -194,6 +208,26 @@ class SplitLlama:
             InputError: for a batch or a capacity out of range.
         """
         return Context(self, batch, max_length(self.config) if capacity is None else capacity)
+
+    @overload
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> torch.Tensor: ...
 
     def generate(
         self,
