@@ -33,7 +33,6 @@ Part = tuple[int | None, str]
 @dataclass(slots=True)
 class _Cache:
     batch: int
-    prompt: int
     capacity: int
     lengths: dict[Part, int] = field(default_factory=dict)
 
@@ -50,8 +49,8 @@ class Window:
 
     start: int
     rows: int
-    prompt: int = 0
-    """Length of the text that the cache was opened for, in tokens."""
+    text: int = 0
+    """Where the text ends that is appended at once, in whatever pieces, in tokens; 0 for ``end``."""
     cache: int | None = None
     """Its number."""
 
@@ -64,15 +63,15 @@ class Window:
     def length(self) -> int:
         """Of which text the positions have their frequencies, in tokens.
 
-        Scalings that depend on the length (dynamic, longrope) take a prompt's, whatever chunks it comes in, and
-        then that of each longer text; keys that are cached stay as they are, as in ``transformers``.
+        Scalings that depend on the length (dynamic, longrope) take the whole text's, whatever pieces it comes in;
+        keys that are cached stay as they are, as in ``transformers``.
         """
-        return max(self.prompt, self.end)
+        return max(self.text, self.end)
 
     @property
     def numbers(self) -> Numbers:
         """What a call says of it."""
-        return () if self.cache is None else (self.cache, self.start)
+        return () if self.cache is None else (self.cache, self.start, self.length)
 
 
 class CacheBooks:
@@ -108,9 +107,11 @@ class CacheBooks:
             return None
         if not numbers:
             return None
-        if len(numbers) != 2:
-            raise ProtocolError("cache", f"must be its number and a position, got {len(numbers)}")
-        cache, start = self._known(numbers[0]), numbers[1]
+        if len(numbers) != 3:
+            raise ProtocolError(
+                "cache", f"must be its number, a position and a length, got {len(numbers)} numbers"
+            )
+        cache, start, text = self._known(numbers[0]), numbers[1], numbers[2]
         prompts, rows = self._appended(call, inputs)
         if prompts != cache.batch:
             raise ProtocolError("cache", f"holds {cache.batch} prompts, got {prompts}")
@@ -120,6 +121,12 @@ class CacheBooks:
         if rows > cache.capacity - start:
             raise ProtocolError(
                 "cache", f"has room for {cache.capacity} positions, got {start} and {rows} more"
+            )
+        if not start + rows <= text <= cache.capacity:
+            raise ProtocolError(
+                "cache",
+                f"is given positions up to {start + rows} and has room for {cache.capacity}, "
+                f"got a text of {text}",
             )
         return start + rows
 
@@ -146,7 +153,7 @@ class CacheBooks:
             raise ProtocolError("inputs[0].shape", "must be (batch, tokens, ...)")
         return inputs[0].shape[0], inputs[0].shape[1]
 
-    def _check_open(self, number: int, batch: int, prompt: int, capacity: int) -> None:
+    def _check_open(self, number: int, batch: int, capacity: int) -> None:
         if number in self._caches:
             raise ProtocolError("cache", f"{number} is open already")
         if len(self) >= MOST_CACHES:
@@ -154,15 +161,11 @@ class CacheBooks:
         if not 1 <= batch <= MOST_PROMPTS:
             raise ProtocolError("cache", f"must be of 1 to {MOST_PROMPTS} prompts, got {batch}")
         most = max_length(self._config)
-        if not 1 <= prompt <= capacity <= most:
-            raise ProtocolError(
-                "cache",
-                f"must have room for a prompt and at most {most} positions, "
-                f"got {capacity} for a prompt of {prompt}",
-            )
+        if not 1 <= capacity <= most:
+            raise ProtocolError("cache", f"must have 1 to {most} positions, got {capacity}")
 
-    def _open(self, number: int, batch: int, prompt: int, capacity: int) -> None:
-        self._caches[number] = _Cache(batch, prompt, capacity)
+    def _open(self, number: int, batch: int, capacity: int) -> None:
+        self._caches[number] = _Cache(batch, capacity)
 
     def _check_trim(self, number: int, length: int) -> None:
         lengths = self._known(number).lengths
@@ -198,7 +201,7 @@ class _About:
 
 _ABOUT: Mapping[str, _About] = MappingProxyType(
     {
-        "open_cache": _About(4, CacheBooks._check_open, CacheBooks._open),
+        "open_cache": _About(3, CacheBooks._check_open, CacheBooks._open),
         "trim_cache": _About(2, CacheBooks._check_trim, CacheBooks._trim),
         "close_cache": _About(1, CacheBooks._check_close, CacheBooks._close),
     }

@@ -11,20 +11,23 @@ CHUNK_TOKENS = 1024
 """Longest prompt that is computed in one piece."""
 
 
-def chunks(
-    granularity: Granularity, tokens: int, start: int = 0, chunk: int = CHUNK_TOKENS
-) -> Iterator[tuple[int, int]]:
+def in_one_piece(tokens: int) -> bool:
+    """Whether a prompt of ``tokens`` tokens is not cut."""
+    return tokens <= CHUNK_TOKENS
+
+
+def chunks(granularity: Granularity, tokens: int, start: int = 0) -> Iterator[tuple[int, int]]:
     """Yield (start, rows) of the pieces in which ``tokens`` positions from ``start`` on are computed.
 
     Where scores cross the boundary (``operation``), those of a piece are no more than those of a prompt of
-    ``chunk`` tokens, rows x keys: pieces become shorter as the keys become more.
+    ``CHUNK_TOKENS`` tokens, rows x keys: pieces become shorter as the keys become more.
     """
     end = start + tokens
     while start < end:
-        rows = chunk
+        rows = CHUNK_TOKENS
         if granularity == "operation" and start:
-            # The largest r with r (start + r) <= chunk^2.
-            rows = max(1, (isqrt(start * start + 4 * chunk * chunk) - start) // 2)
+            # The largest r with r (start + r) <= CHUNK_TOKENS^2.
+            rows = max(1, (isqrt(start * start + 4 * CHUNK_TOKENS * CHUNK_TOKENS) - start) // 2)
         rows = min(rows, end - start)
         yield start, rows
         start += rows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from runtime.caches import Window
+from runtime.caches import MOST_PROMPTS, Window
 from runtime.errors import InputError
 from runtime.rope import max_length
 from runtime.token_ids import TokenIds, checked_token_ids
@@ -17,7 +17,12 @@ from runtime.token_ids import TokenIds, checked_token_ids
 if TYPE_CHECKING:
     from runtime.split_llama import SplitLlama
 
-_NUMBER_BITS = 62  # two caches of one worker never have one number, nor does one guess another's
+_NUMBER_BITS = 62
+
+
+def new_number() -> int:
+    """Return a cache's number: two of one worker never have the same, nor does one guess another's."""
+    return secrets.randbits(_NUMBER_BITS)
 
 
 class Context:
@@ -33,14 +38,15 @@ class Context:
             raise InputError(
                 f"capacity: must be a whole number of tokens from 1 to the model's {most} positions, got {capacity!r}"
             )
-        if type(batch) is not int or batch < 1:
-            raise InputError(f"batch: must be a whole number of at least 1, got {batch!r}")
+        if type(batch) is not int or not 1 <= batch <= MOST_PROMPTS:
+            raise InputError(
+                f"batch: must be a whole number from 1 to {MOST_PROMPTS}, got {batch!r}"
+            )
         self.batch, self.capacity = batch, capacity
         self.length = 0
         """Positions that are kept, in tokens."""
-        self._llama = llama
-        self._number = secrets.randbits(_NUMBER_BITS)
-        self._prompt = 0  # tokens, of the first piece of text
+        self.llama = llama
+        self._number = new_number()
         self._close = weakref.finalize(self, llama.abandoned.append, self._number)
         self._close.atexit = False
 
@@ -53,21 +59,21 @@ class Context:
             InputError: for ids that are none of the model's, another number of conversations, or too many tokens.
             WorkerError, ProtocolError, ArenaError: as ``SplitLlama.forward``.
         """
-        ids = checked_token_ids(input_ids, self._llama.config)
+        ids = checked_token_ids(input_ids, self.llama.config)
         batch, tokens = ids.shape
-        self._check_open()
         if batch != self.batch:
             raise InputError(f"input_ids: the context has {self.batch} conversations, got {batch}")
-        if tokens > self.capacity - self.length:
-            raise InputError(
-                f"input_ids: {self.length} tokens are kept, {tokens} more exceed the {self.capacity} "
-                "that the context was opened for"
-            )
-        self._prompt = self._prompt or tokens
-        window = Window(self.length, tokens, self._prompt, self._number)
-        logits = self._llama.extend(window, ids, self.capacity)
-        self.length += tokens
-        return logits
+        with self.llama.turn():
+            self._check_open()
+            if tokens > self.capacity - self.length:
+                raise InputError(
+                    f"input_ids: {self.length} tokens are kept, {tokens} more exceed the {self.capacity} "
+                    "that the context was opened for"
+                )
+            window = Window(self.length, tokens, cache=self._number)
+            logits = self.llama.extend(window, ids, self.capacity)
+            self.length += tokens
+            return logits
 
     def trim(self, length: int) -> None:
         """Cut the text to its first ``length`` tokens.
@@ -76,20 +82,21 @@ class Context:
             InputError: if there are not so many.
             WorkerError, ProtocolError: as ``SplitLlama.forward``.
         """
-        self._check_open()
-        if type(length) is not int or not 0 <= length <= self.length:
-            raise InputError(
-                f"length: must be from 0 to the {self.length} tokens kept, got {length!r}"
-            )
-        if length < self.length:
-            self._llama.trim(self._number, length)
-            self.length = length
+        with self.llama.turn():
+            self._check_open()
+            if type(length) is not int or not 0 <= length <= self.length:
+                raise InputError(
+                    f"length: must be from 0 to the {self.length} tokens kept, got {length!r}"
+                )
+            if length < self.length:
+                self.llama.trim(self._number, length)
+                self.length = length
 
     def close(self) -> None:
         """Give the cache's memory back. Closing twice is allowed, and closing after the llama."""
         if self._close.detach():
-            self._llama.abandoned.append(self._number)
-            self._llama.close_abandoned()
+            self.llama.abandoned.append(self._number)
+            self.llama.close_abandoned()
 
     def _check_open(self) -> None:
         if not self._close.alive:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Self, TypedDict
 
 import torch
 
@@ -12,12 +12,27 @@ from runtime.errors import InputError
 from runtime.rope import max_length
 from runtime.sampling import Sampler, Sampling
 from runtime.stopping import Reason, Stopping
-from runtime.trace import Totals
+from runtime.trace import Totals, added
 
 if TYPE_CHECKING:
     from runtime.checkpoints.tokenizer import Tokenizer
     from runtime.context import Context
     from runtime.split_llama import SplitLlama
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Of ``SplitLlama.generate``."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seed: int | None
+    stop: Iterable[int | str]
+    tokenizer: Tokenizer | None
+    context: Context | None
+    ignore_eos: bool
 
 
 class Generation(Iterator[torch.Tensor]):
@@ -34,7 +49,7 @@ class Generation(Iterator[torch.Tensor]):
         max_new_tokens: int,
         sampling: Sampling,
         end_tokens: Sequence[int],
-        stop: Sequence[int | str],
+        stop: Iterable[int | str],
         tokenizer: Tokenizer | None,
         context: Context | None,
     ) -> None:
@@ -43,6 +58,8 @@ class Generation(Iterator[torch.Tensor]):
             raise InputError(
                 f"max_new_tokens: must be a whole number of at least 1, got {max_new_tokens!r}"
             )
+        if context is not None and context.llama is not llama:
+            raise InputError("context: is another model's; open one of this")
         batch, tokens = ids.shape
         # The last token is chosen, and not fed.
         capacity = tokens + max_new_tokens - 1
@@ -55,16 +72,19 @@ class Generation(Iterator[torch.Tensor]):
         """Seconds to the first token."""
         self.token_s: list[float] = []
         """Seconds to each further token, from the one before."""
-        self.totals: Totals | None = None
-        """Sums over all calls so far."""
+        self.first_totals: Totals | None = None
+        """Sums over the calls of the first token."""
+        self.token_totals: Totals | None = None
+        """The same of all further ones."""
         self._llama, self._max_new_tokens = llama, max_new_tokens
         self._owned = context is None
         self._context = context or llama.open_context(batch, capacity)
         self._sampler = Sampler(sampling)
         self._stopping = Stopping(batch, end_tokens, stop, tokenizer, ids.tolist())
-        self._padding = end_tokens[0] if end_tokens else None
-        self._tokens = ids
-        self._fed = ids  # next
+        known = (token for token in end_tokens if token < llama.config.vocab_size)
+        self._padding = next(known, None)
+        # Of its own: the caller may change theirs before the first token is asked for.
+        self._tokens = self._fed = ids.to(torch.int64, copy=True)  # that is fed next
         self._made = 0
         self._finished = torch.zeros(batch, dtype=torch.bool)
         self._closed = False
@@ -72,13 +92,19 @@ class Generation(Iterator[torch.Tensor]):
     def __next__(self) -> torch.Tensor:
         if self._closed:
             raise StopIteration
-        started = time.perf_counter()
         try:
-            logits = self._context.append(self._fed)
-            token = self._sampler.choose(logits, self._tokens)
+            with self._llama.turn():  # of this thread, until the next token is known
+                if self._closed:
+                    raise StopIteration
+                return self._next()
         except BaseException:
             self.close()
             raise
+
+    def _next(self) -> torch.Tensor:
+        started = time.perf_counter()
+        logits = self._context.append(self._fed)
+        token = self._sampler.choose(logits, self._tokens)
         if self._padding is not None:
             token[self._finished] = self._padding
         self._finished = self._stopping.update(token)
@@ -88,7 +114,7 @@ class Generation(Iterator[torch.Tensor]):
         self._count(time.perf_counter() - started)
         if self._made == self._max_new_tokens or bool(self._finished.all()):
             self.close()
-        return token
+        return token.clone()  # the caller's own
 
     @property
     def tokens(self) -> torch.Tensor:
@@ -122,8 +148,7 @@ class Generation(Iterator[torch.Tensor]):
     def _count(self, seconds: float) -> None:
         totals = self._llama.last_trace.totals()
         if self._made == 1:
-            self.ttft_s, self.totals = seconds, totals
-            return
-        self.token_s.append(seconds)
-        before = self.totals or totals
-        self.totals = Totals(**{name: before[name] + totals[name] for name in totals})  # type: ignore[literal-required,typeddict-item]
+            self.ttft_s, self.first_totals = seconds, totals
+        else:
+            self.token_s.append(seconds)
+            self.token_totals = added(self.token_totals, totals)

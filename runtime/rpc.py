@@ -14,7 +14,6 @@ from runtime.errors import (
     ArenaError,
     HandshakeError,
     ProtocolError,
-    SplitError,
     WorkerDied,
     WorkerError,
     WorkerRefused,
@@ -117,7 +116,7 @@ class RpcClient:
         copies_before = self.channel.payload_copies
         started = time.perf_counter()
         input_specs = tuple(map(TensorSpec.of, inputs))
-        keys = self.caches.check(call, cache, input_specs) if cache else None
+        keys = self.caches.check(call, cache, input_specs)
         specs = self._output_specs(call, input_specs, keys)
         places = self.channel.reserve(specs)
         request = encode_request(
@@ -131,16 +130,16 @@ class RpcClient:
         )
         self._sequence += 1
         sent = time.perf_counter()
-        reply, arrived = self._exchange(request, decode_reply)
         try:
+            reply, arrived = self._exchange(request, decode_reply)
             outputs = self._checked_outputs(reply, specs, places)
             durations = WorkerDurations(reply.deserialize_s, reply.device_s, reply.serialize_s)
             worker_s = durations.checked_total_s(arrived - sent)
-        except SplitError:
+            self.caches.note(call, cache, keys)
+        except BaseException:
+            # Also on Ctrl-C: from here on the sides might not remember the same.
             self.broken = True
             raise
-        if cache:
-            self.caches.note(call, cache, keys)
         finished = time.perf_counter()
         self.records.append(
             RpcRecord(

@@ -12,20 +12,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 
 from runtime.caches import Window
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.tokenizer import Tokenizer
-from runtime.chunks import CHUNK_TOKENS, chunks
-from runtime.context import Context
+from runtime.chunks import chunks, in_one_piece
+from runtime.context import Context, new_number
 from runtime.delay_injection import DelayedRpcClient, Delays
 from runtime.devices import DEVICES
-from runtime.errors import InputError, SplitError, WorkerDied, WorkerError
+from runtime.errors import InputError, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
-from runtime.generation import Generation
+from runtime.generation import Generation, GenerationOptions
 from runtime.launch import WorkerProcess
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.openmp import IdleTeams
@@ -42,20 +42,6 @@ from runtime.transports.registry import connect
 
 _MOST_THREADS = 2**15
 _LONGEST_S = 1_000_000  # more does not fit into a wait of the kernel's, in milliseconds
-
-
-class GenerationOptions(TypedDict, total=False):
-    """How tokens are chosen, and where an answer ends: see ``SplitLlama.generate``."""
-
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float
-    seed: int | None
-    stop: Iterable[int | str]
-    tokenizer: Tokenizer | None
-    context: Context | None
 
 
 class SplitLlama:
@@ -191,12 +177,15 @@ class SplitLlama:
             ArenaError: if there is not enough shared memory for a prompt of this length.
         """
         ids = checked_token_ids(input_ids, self.config)
-        if ids.shape[1] > CHUNK_TOKENS:
-            with self.open_context(*ids.shape) as context:
-                return context.append(ids)
+        tokens = ids.shape[1]
         with self._traced():
-            self._prepare(ids, Window(0, ids.shape[1]))
-            return self._pass.logits(ids, Window(0, ids.shape[1]))
+            if in_one_piece(tokens):
+                return self._logits(ids, Window(0, tokens))
+            number = new_number()
+            try:
+                return self._extend(Window(0, tokens, cache=number), ids, tokens)
+            finally:
+                self._give_back(number)
 
     def open_context(self, batch: int = 1, capacity: int | None = None) -> Context:
         """Return an empty text, of ``batch`` conversations, that can grow to ``capacity`` tokens.
@@ -243,6 +232,7 @@ class SplitLlama:
         stop: Iterable[int | str] = (),
         tokenizer: Tokenizer | None = None,
         context: Context | None = None,
+        ignore_eos: bool = False,
         stream: bool = False,
     ) -> torch.Tensor | Generation:
         """Continue prompts of equal length, (tokens,) or (batch, tokens); the choice of tokens is made here.
@@ -250,7 +240,9 @@ class SplitLlama:
         Returns (batch, tokens + new tokens), or with ``stream`` a ``Generation``, which yields each new token when
         it is there. It ends after ``max_new_tokens``, or where each prompt has come to one of the checkpoint's end
         tokens or of ``stop``: token ids, and strings, which need ``tokenizer``. See ``runtime.sampling.Sampling``
-        for the other options. With ``context``, ``input_ids`` continue what that holds, and it stays open.
+        for the other options; ``ignore_eos`` goes on after end tokens. With ``context``, ``input_ids`` continue
+        what that holds, and it stays open; the repetition penalty knows ``input_ids`` and the answer, and the
+        answer's last token is chosen, not appended.
 
         Raises:
             InputError: for an option out of range, or more tokens than the context or the model takes.
@@ -258,8 +250,9 @@ class SplitLlama:
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         ids = checked_token_ids(input_ids, self.config)
+        end_tokens = () if ignore_eos else self._end_tokens
         generation = Generation(
-            self, ids, max_new_tokens, sampling, self._end_tokens, tuple(stop), tokenizer, context
+            self, ids, max_new_tokens, sampling, end_tokens, stop, tokenizer, context
         )
         return generation if stream else generation.finish()
 
@@ -267,26 +260,31 @@ class SplitLlama:
     def extend(self, window: Window, ids: torch.Tensor, capacity: int) -> torch.Tensor:
         """Append checked ``ids`` (batch, tokens) to a context's cache, in pieces; return the last logits.
 
-        ``capacity`` is what a cache that does not exist yet is opened with.
+        ``capacity`` is what a cache that does not exist yet is opened with. If it fails, the cache is as before.
         """
-        batch, tokens = ids.shape
         with self._traced():
-            if window.cache not in self._rpc.caches:
-                opened = (*window.numbers[:1], batch, window.prompt, capacity)
-                self._rpc.call(Call("open_cache"), cache=opened)
-            try:
-                for start, rows in chunks(self.stage.granularity, tokens, window.start):
-                    piece = replace(window, start=start, rows=rows)
-                    part = ids[:, start - window.start : piece.end - window.start]
-                    self._prepare(part, piece)
-                    if piece.end == window.end:
-                        return self._pass.logits(part, piece)
-                    self._pass.append(part, piece)
-            except SplitError:
-                if not self._rpc.broken:  # for want of memory: as if nothing had been asked
-                    self._rpc.call(Call("trim_cache"), cache=window.numbers)
-                raise
-        raise InputError("input_ids: the prompt is empty; give at least one token")
+            return self._extend(window, ids, capacity)
+
+    def _extend(self, window: Window, ids: torch.Tensor, capacity: int) -> torch.Tensor:
+        batch, tokens = ids.shape
+        number, *_ = window.numbers
+        if number not in self._rpc.caches:
+            self._rpc.call(Call("open_cache"), cache=(number, batch, capacity))
+        try:
+            *pieces, last = (
+                replace(window, start=start, rows=rows, text=window.end)
+                for start, rows in chunks(self.stage.granularity, tokens, window.start)
+            )
+            for piece in pieces:
+                part = ids[:, piece.start - window.start : piece.end - window.start]
+                self._prepare(part, piece)
+                self._pass.append(part, piece)
+            return self._logits(ids[:, -last.rows :], last)
+        except BaseException:
+            # For want of memory, or on Ctrl-C: as if nothing had been asked.
+            if not self._rpc.broken:
+                self._rpc.call(Call("trim_cache"), cache=(number, window.start))
+            raise
 
     def trim(self, number: int, length: int) -> None:
         """Cut a context's cache, which the worker has, to its first ``length`` tokens."""
@@ -298,6 +296,10 @@ class SplitLlama:
         if self._release.alive and not self._rpc.broken and os.getpid() == self._process:
             with self._calling():
                 pass
+
+    def _logits(self, ids: torch.Tensor, window: Window) -> torch.Tensor:
+        self._prepare(ids, window)
+        return self._pass.logits(ids, window)
 
     def _prepare(self, ids: torch.Tensor, window: Window) -> None:
         batch, tokens = ids.shape
@@ -324,8 +326,14 @@ class SplitLlama:
             return record.total_s
 
     @contextmanager
-    def _calling(self) -> Iterator[None]:
-        """Let one thread at a time talk to the worker, in the process that launched it, until it is closed."""
+    def turn(self) -> Iterator[None]:
+        """Let one thread at a time talk to the worker, in the process that launched it, until it is closed.
+
+        A thread whose turn it is may take it again.
+
+        Raises:
+            WorkerError: in a fork of that process, and after it is closed.
+        """
         if os.getpid() != self._process:
             raise WorkerError(
                 "worker: it answers the process that launched it, and this is a fork of that; "
@@ -334,15 +342,20 @@ class SplitLlama:
         with self._lock:
             if not self._release.alive:
                 raise WorkerError("worker: this model is closed; launch another")
-            self._close_abandoned()
+            yield
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Take the turn for calls whose records begin anew."""
+        with self.turn():
+            while self.abandoned and not self._rpc.broken:
+                self._give_back(self.abandoned.popleft())
             self._rpc.records.clear()
             yield
 
-    def _close_abandoned(self) -> None:
-        while self.abandoned and not self._rpc.broken:
-            number = self.abandoned.popleft()
-            if number in self._rpc.caches:
-                self._rpc.call(Call("close_cache"), cache=(number,))
+    def _give_back(self, number: int) -> None:
+        if number in self._rpc.caches and not self._rpc.broken:
+            self._rpc.call(Call("close_cache"), cache=(number,))
 
     def close(self) -> None:
         """End the worker that this object started, and release everything. Closing twice is allowed.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from runtime.answer import Answer
 from runtime.stages import Stage
-from runtime.trace import Totals
+from runtime.trace import Totals, added
 
 _PHASES = (
     ("device_s", "device"),
@@ -38,14 +38,17 @@ class Run:
     def of(cls, answer: Answer) -> Run | None:
         """Return what an answer took, None where it was cancelled before its first token."""
         made = answer.generation
-        if not made.totals:
+        if not made.first_totals:
             return None
+        totals = made.first_totals
+        if made.token_totals:
+            totals = added(totals, made.token_totals)
         return cls(
             answer.prompt_tokens,
             answer.kept_tokens,
             made.ttft_s,
             tuple(made.token_s),
-            made.totals,
+            totals,
         )
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.checkpoints import ModelConfig
-from runtime.chunks import CHUNK_TOKENS, chunks
+from runtime.chunks import chunks, in_one_piece
 from runtime.stages import Stage
 
 TOKEN_ID_BYTES = 8
@@ -111,7 +111,7 @@ def forward_traffic(config: ModelConfig, stage: Stage, tokens: int, batch: int =
     again; scores cross for the keys up to each piece's end only: a part of 1/2 of the square of the prompt's
     length, and little more.
     """
-    if tokens <= CHUNK_TOKENS:
+    if in_one_piece(tokens):
         return _piece(config, stage, tokens, batch, tokens) + _sum(
             end_calls(config, stage, tokens, batch)[-1:]
         )
@@ -125,13 +125,15 @@ def append_traffic(
 
     The call that opens the cache, at the first of them, is not counted.
     """
-    if stage.granularity == "model" and tokens == 1 and start:
+    *pieces, (begin, rows) = chunks(stage.granularity, tokens, start)
+    total = sum(
+        (_piece(config, stage, size, batch, first + size) for first, size in pieces), Traffic()
+    )
+    if stage.granularity == "model" and rows == 1 and begin:
         size = stage.torch_dtype.itemsize
-        return Traffic(1, batch * TOKEN_ID_BYTES, batch * config.vocab_size * size)
-    total = _sum(end_calls(config, stage, tokens, batch)[-1:])
-    for begin, rows in chunks(stage.granularity, tokens, start):
-        total += _piece(config, stage, rows, batch, begin + rows)
-    return total
+        return total + Traffic(1, batch * TOKEN_ID_BYTES, batch * config.vocab_size * size)
+    last = _piece(config, stage, rows, batch, begin + rows)
+    return total + last + _sum(end_calls(config, stage, rows, batch)[-1:])
 
 
 def _piece(config: ModelConfig, stage: Stage, rows: int, batch: int, keys: int) -> Traffic:

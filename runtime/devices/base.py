@@ -46,7 +46,7 @@ class Device(ABC):
             case "batch_linear":
                 self.batch_linear(call.layer or 0, call.modules, inputs[0], outputs)
             case "matmul" if cache:
-                grown = self._grown(call, inputs[1], *cache)
+                grown = self._grown(call, inputs[1], *cache[:2])
                 self.matmul(inputs[0], grown, call.transpose_b, outputs[0])
             case "matmul":
                 self.matmul(inputs[0], inputs[1], call.transpose_b, outputs[0])
@@ -74,8 +74,8 @@ class Device(ABC):
         """Return where the rows of ``x`` (batch, tokens, ...) stand."""
         if not cache:
             return Window(0, x.shape[1])
-        number, start = cache
-        return Window(start, x.shape[1], self._caches[number].prompt, number)
+        number, start, text = cache
+        return Window(start, x.shape[1], text, number)
 
     def _kept(self, window: Window) -> KvCache | None:
         """Return the cache that ``window`` is of."""
@@ -125,7 +125,7 @@ class Device(ABC):
         """(batch, tokens) ids -> the last position's logits (batch, vocabulary): the whole model."""
 
     @abstractmethod
-    def new_cache(self, batch: int, prompt: int, capacity: int) -> KvCache:
+    def new_cache(self, batch: int, capacity: int) -> KvCache:
         """Return memory for the keys and values of all layers.
 
         Raises:

@@ -77,11 +77,11 @@ class CpuDevice(Device):
             self._embeddings, 0, token_ids.flatten(), out=out.view(-1, out.shape[-1])
         )
 
-    def new_cache(self, batch: int, prompt: int, capacity: int) -> KvCache:
+    def new_cache(self, batch: int, capacity: int) -> KvCache:
         dtype = self._kernels.dtype if self._whole_layers else self.dtype
         if self._decode:
             self._decode.load()
-        return KvCache.of(self._config, dtype, batch, prompt, capacity)
+        return KvCache.of(self._config, dtype, batch, capacity)
 
     def batch_linear(
         self, layer: int, modules: Sequence[str], x: torch.Tensor, outputs: Sequence[torch.Tensor]

@@ -114,11 +114,11 @@ class CudaDevice(Device):
         self._done.record()
         self._done.synchronize()
 
-    def new_cache(self, batch: int, prompt: int, capacity: int) -> KvCache:
+    def new_cache(self, batch: int, capacity: int) -> KvCache:
         config = self._config
         shape = (config.num_layers, 2, batch, config.num_kv_heads, capacity, config.head_dim)
         try:
-            return KvCache(torch.empty(shape, dtype=self.dtype, device=self._gpu), prompt)
+            return KvCache(torch.empty(shape, dtype=self.dtype, device=self._gpu))
         except torch.OutOfMemoryError as error:
             size = cache_bytes(config, self.dtype.itemsize, batch, capacity)
             raise ProtocolError("cache", f"needs {size:,} bytes of the GPU's memory") from error

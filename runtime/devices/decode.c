@@ -187,16 +187,17 @@ long decode_work(const shape *s, long threads) {
 
 /* x (batch, hidden) += `count` layers. layers: POINTERS of each; biases may be NULL.
  * cache: the keys of the first of these layers, its values, the keys of the next, ...;
- * each (batch, KV heads, capacity, size). cosine, sine: (half of size), of the new position. */
+ * each (batch, KV heads, capacity, size). cosine, sine: (half of size), of the new position.
+ * The number of threads is the caller's: torch may bring an OpenMP of its own, whose settings this one does not know. */
 void decode_layers(const shape *s, void *const *layers, long count, char *cache, const float *cosine,
-                   const float *sine, float *x, float *work) {
+                   const float *sine, float *x, float *work, int threads) {
     const long query = s->heads * s->size, key = s->kv_heads * s->size, all = query + 2 * key;
     const long half_cache = s->batch * key * s->capacity * (s->bf16_cache ? 2 : 4);
     const int narrow_weights = s->bf16_weights;
     float *projected = work, *attended = projected + s->batch * all;
     float *gate = attended + s->batch * query, *up = gate + s->batch * s->inner;
     float *owns = up + s->batch * s->inner;
-#pragma omp parallel
+#pragma omp parallel num_threads(threads)
     {
         float *own = owns + omp_get_thread_num() * own_floats(s);
         long begin, end;
@@ -254,8 +255,8 @@ INLINE void rows_of(const void *weight, const int is_bf16, const float *bias, lo
 
 /* out (batch, rows), float32 or bfloat16 = x (batch, inner) weight^T + bias */
 void few_rows(const void *weight, int bf16_weight, const float *bias, long rows, long inner, const float *x,
-              long batch, void *out, int bf16_out) {
-#pragma omp parallel
+              long batch, void *out, int bf16_out, int threads) {
+#pragma omp parallel num_threads(threads)
     {
         long begin, end;
         share(rows, &begin, &end);

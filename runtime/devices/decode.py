@@ -72,10 +72,10 @@ class DecodeKernels:
         pointer, flag, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
         library.decode_work.argtypes, library.decode_work.restype = (pointer, size), size
         library.decode_layers.argtypes = (
-            pointer, pointer, size, pointer, pointer, pointer, pointer, pointer,
+            pointer, pointer, size, pointer, pointer, pointer, pointer, pointer, flag,
         )  # fmt: skip
         library.few_rows.argtypes = (
-            pointer, flag, pointer, size, size, pointer, size, pointer, flag,
+            pointer, flag, pointer, size, size, pointer, size, pointer, flag, flag,
         )  # fmt: skip
         library.decode_layers.restype = library.few_rows.restype = None
         return cls(library, checkpoint, dtype, scratch)
@@ -89,24 +89,28 @@ class DecodeKernels:
         """Read the layers' weights, once: float32 ones stay where the file is mapped, others take memory."""
         if self.ready:
             return
+        loaded: list[dict[str, _Weight]] = []
+        norms: list[tuple[torch.Tensor, torch.Tensor]] = []
         for layer in range(self._config.num_layers):
-            weights = {}
+            weights: dict[str, _Weight] = {}
             for module in linear_shapes(self._config):
                 weight, bias = stacked_linear(self._checkpoint, layer, (module,), self._dtype)
                 weights[module] = weight.contiguous(), None if bias is None else bias.float()
-            norms = layer_norms(self._checkpoint, layer, self._dtype)
-            self._norms.append((norms[0].float(), norms[1].float()))
-            self._weights.append(weights)
+            before_attention, before_mlp = layer_norms(self._checkpoint, layer, self._dtype)
+            norms.append((before_attention.float(), before_mlp.float()))
+            loaded.append(weights)
         pointers = [
             _pointer(part)
-            for weights, norms in zip(self._weights, self._norms, strict=True)
+            for weights, norm in zip(loaded, norms, strict=True)
             for part in (
                 *(weights[module][0] for module in _MODULES),
                 *(weights[module][1] for module in _MODULES),
-                *norms,
+                *norm,
             )
         ]
         self._pointers = (ctypes.c_void_p * len(pointers))(*pointers)
+        # At last: weights of which some are missing, for want of memory, must not be taken for ready.
+        self._norms, self._weights = norms, loaded
 
     def layers(
         self,
@@ -128,15 +132,14 @@ class DecodeKernels:
             cache.memory.dtype == torch.bfloat16, config.rms_norm_eps,
         )  # fmt: skip
         cos, sin = rope.tables(window.end, window.start, window.length)
-        work = self._scratch.empty(
-            "decode",
-            (self._library.decode_work(ctypes.byref(shape), torch.get_num_threads()),),
-            torch.float32,
-        )
+        threads = torch.get_num_threads()
+        size = self._library.decode_work(ctypes.byref(shape), threads)
+        work = self._scratch.empty("decode", (size,), torch.float32)
         first = layers[0] * _POINTERS * ctypes.sizeof(ctypes.c_void_p)
         self._library.decode_layers(
             ctypes.byref(shape), ctypes.addressof(self._pointers) + first, len(layers),
             cache.keys(layers[0]).data_ptr(), cos.data_ptr(), sin.data_ptr(), x.data_ptr(), work.data_ptr(),
+            threads,
         )  # fmt: skip
 
     def linear(self, layer: int, module: str, x: torch.Tensor, out: torch.Tensor) -> None:
@@ -152,6 +155,7 @@ class DecodeKernels:
         self._library.few_rows(
             weight.data_ptr(), weight.dtype == torch.bfloat16, _pointer(bias), *weight.shape,
             wide.data_ptr(), len(wide), out.data_ptr(), out.dtype == torch.bfloat16,
+            torch.get_num_threads(),
         )  # fmt: skip
 
 

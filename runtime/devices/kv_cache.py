@@ -17,13 +17,9 @@ class KvCache:
     """Keys and values of all layers: (layers, 2, batch, KV heads, capacity, head size)."""
 
     memory: torch.Tensor
-    prompt: int
-    """Length of the prompt that it was opened for, in tokens."""
 
     @classmethod
-    def of(
-        cls, config: ModelConfig, dtype: torch.dtype, batch: int, prompt: int, capacity: int
-    ) -> KvCache:
+    def of(cls, config: ModelConfig, dtype: torch.dtype, batch: int, capacity: int) -> KvCache:
         """Take host memory, of which pages become real when they are first written to.
 
         Raises:
@@ -34,7 +30,7 @@ class KvCache:
         if size > available:
             raise ProtocolError("cache", f"needs {size:,} bytes, {available:,} are available")
         shape = (config.num_layers, 2, batch, config.num_kv_heads, capacity, config.head_dim)
-        return cls(torch.empty(shape, dtype=dtype), prompt)
+        return cls(torch.empty(shape, dtype=dtype))
 
     def keys(self, layer: int) -> torch.Tensor:
         """(batch, KV heads, capacity, head size)."""

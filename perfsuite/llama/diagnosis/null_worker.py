@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import torch
 
-from runtime.checkpoints import ModelConfig
 from runtime.caches import Window
+from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
 from runtime.devices.kv_cache import KvCache
 from runtime.messages import PROTOCOL_VERSION, Hello
@@ -114,8 +114,8 @@ class NullDevice(Device):
     def next_logits(self, token_ids: torch.Tensor, out: torch.Tensor, window: Window) -> None:
         self._answer(token_ids, out)
 
-    def new_cache(self, batch: int, prompt: int, capacity: int) -> KvCache:
-        return KvCache.of(CONFIG, self.dtype, batch, prompt, capacity)
+    def new_cache(self, batch: int, capacity: int) -> KvCache:
+        return KvCache.of(CONFIG, self.dtype, batch, capacity)
 
     def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
         self._answer(x, out)
