@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,15 @@ def speed(run: Run) -> str:
     return f"{told} ({_SLOWEST:.0%} within {_seconds(slow)} each)"
 
 
+def _speeds(runs: Sequence[Run]) -> str:
+    """Return how long and how fast several answers were."""
+    first = statistics.median(run.ttft_s for run in runs)
+    further = [seconds for run in runs for seconds in run.token_s]
+    told = f"{len(runs):,} of {sum(run.new_tokens for run in runs):,} tokens"
+    told += f"; the first one after {_seconds(first)} (median)"
+    return f"{told}, then {_figure(len(further) / sum(further))} tokens/s" if further else told
+
+
 def summary(runs: Sequence[Run], stage: Stage, device: str) -> str:
     """Return what ``runs`` took all together, where their time went, and what the worker saw."""
     totals = [run.totals for run in runs]
@@ -88,7 +98,7 @@ def summary(runs: Sequence[Run], stage: Stage, device: str) -> str:
     )
     new = sum(run.new_tokens for run in runs)
     lines = (
-        ("answer" if len(runs) == 1 else "last answer", speed(runs[-1])),
+        ("answer", speed(runs[0])) if len(runs) == 1 else ("answers", _speeds(runs)),
         ("time", f"{_seconds(whole)}: {shares}"),
         (
             "calls",
