@@ -13,7 +13,10 @@ from perfsuite.schema import Interval
 
 
 def as_csv(ladder: Ladder) -> str:
-    """Return ``ladder`` as comma-separated values with a header; what a row does not have is empty."""
+    """Return ``ladder`` as comma-separated values with a header.
+
+    What a row does not have is empty; so are the ends of intervals where one round was run.
+    """
     rows: list[Mapping[str, Any]] = [
         {
             "name": row.name,
@@ -41,7 +44,9 @@ def as_csv(ladder: Ladder) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, [*names, *of_run], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, **of_run} for row in rows)
+    ends = [name for name in names if "_low" in name or "_high" in name]
+    unknown = dict.fromkeys(ends) if ladder.rounds == 1 else {}
+    writer.writerows({**row, **unknown, **of_run} for row in rows)
     return text.getvalue()
 
 

@@ -222,7 +222,7 @@ def _kernels(rows: Sequence[StageRow]) -> str:
     """What computes on the worker, each kind once with the stages that it serves."""
     stages: dict[str, list[str]] = {}
     for row in rows:
-        served = f"{row.kernels}, {row.threads} threads on {row.device_name}"
+        served = f"{row.kernels}, {counted(row.threads, 'thread')} on {row.device_name}"
         stages.setdefault(served, []).append(row.name)
     return "; ".join(f"{', '.join(names)}: {kernels}" for kernels, names in stages.items())
 
