@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from perfsuite.llama.diagnosis.trusted_operations import TrustedOperations
-from perfsuite.llama.workload import Operation, operations
+from perfsuite.llama.recording import operations
+from perfsuite.llama.workload import Operation
 from runtime import STAGES
 from tests.runtime.models import small_config
 
