@@ -12,6 +12,7 @@ from perfsuite.llama import recording
 from perfsuite.llama.recording import operations
 from perfsuite.llama.workload import Operation
 from runtime import STAGES
+from runtime.caches import Window
 from runtime.checkpoints import PRESETS, ModelConfig
 from runtime.forward import ForwardPass
 from runtime.nonlinear import causal_softmax
@@ -168,8 +169,8 @@ def test_what_has_no_kind_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_layers_that_differ_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     original = ForwardPass._layer_at_once
 
-    def longer(self: ForwardPass, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        hidden = original(self, layer, hidden)
+    def longer(self: ForwardPass, layer: int, hidden: torch.Tensor, window: Window) -> torch.Tensor:
+        hidden = original(self, layer, hidden, window)
         return hidden.add_(hidden) if layer == 1 else hidden
 
     monkeypatch.setattr(
