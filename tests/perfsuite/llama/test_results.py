@@ -22,10 +22,18 @@ def stored(folder: Path, content: dict[str, Any]) -> Path:
 
 
 def test_what_is_written_reads_the_same(build_result: Build, tmp_path: Path) -> None:
-    content = build_result()
+    content = json.loads(json.dumps(build_result()))
     ladder = read_ladder(stored(tmp_path, content))
-    assert json.loads(json.dumps(ladder.as_json())) == json.loads(json.dumps(content))
-    assert read_ladder(stored(tmp_path, ladder.as_json())) == ladder
+    written = json.loads(json.dumps(ladder.as_json()))
+    assert read_ladder(stored(tmp_path, written)) == ladder
+    for name in content.keys() - {"stages", "unsplit"}:
+        assert written[name] == content[name]
+    pairs = [*zip(written["stages"], content["stages"], strict=True)]
+    pairs += [
+        (written["unsplit"][dtype], content["unsplit"][dtype]) for dtype in content["unsplit"]
+    ]
+    for found, given in pairs:
+        assert {name: found[name] for name in given} == given
 
 
 def test_what_an_older_file_lacks_has_a_default(build_result: Build, tmp_path: Path) -> None:
