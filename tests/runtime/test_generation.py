@@ -476,7 +476,6 @@ def test_a_context_that_does_not_fit_is_refused(served: Served, small: Checkpoin
 
 ENDINGS: dict[str, Callable[[Generation], None]] = {
     "closed": Generation.close,
-    "closed twice": lambda generation: (generation.close(), generation.close())[0],
     "left": lambda generation: generation.__exit__(None, None, None),
     "forgotten": lambda generation: None,
 }

@@ -17,7 +17,7 @@ static void *filled(long count, int is_bf16) {
     return memory;
 }
 
-static int finite(const float *x, long count) {
+static int all_finite(const float *x, long count) {
     for (long i = 0; i < count; i++)
         if (!isfinite(x[i])) return 0;
     return 1;
@@ -52,7 +52,7 @@ static int layers(const long *sizes, int bf16_weights, int bf16_cache, int threa
         float *cosine = filled(s.size / 2, 0), *sine = filled(s.size / 2, 0);
         float *x = filled(s.batch * s.hidden, 0), *work = malloc(decode_work(&s, threads) * sizeof(float));
         decode_layers(&s, parts, COUNT, cache, cosine, sine, x, work, threads);
-        good &= finite(x, s.batch * s.hidden);
+        good &= all_finite(x, s.batch * s.hidden);
         free(cosine), free(sine), free(x), free(work);
     }
     for (long i = 0; i < COUNT * POINTERS; i++) free(parts[i]);
