@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypedDict
 
 import torch
 
@@ -12,12 +12,27 @@ from runtime.errors import InputError
 from runtime.rope import max_length
 from runtime.sampling import Sampler, Sampling
 from runtime.stopping import Reason, Stopping
-from runtime.trace import Totals
+from runtime.trace import Totals, added
 
 if TYPE_CHECKING:
     from runtime.checkpoints.tokenizer import Tokenizer
     from runtime.context import Context
     from runtime.split_llama import SplitLlama
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Of ``SplitLlama.generate``."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seed: int | None
+    stop: Iterable[int | str]
+    tokenizer: Tokenizer | None
+    context: Context | None
+    ignore_eos: bool
 
 
 class Generation(Iterator[torch.Tensor]):
@@ -57,8 +72,10 @@ class Generation(Iterator[torch.Tensor]):
         """Seconds to the first token."""
         self.token_s: list[float] = []
         """Seconds to each further token, from the one before."""
-        self.totals: Totals | None = None
-        """Sums over all calls so far."""
+        self.first_totals: Totals | None = None
+        """Sums over the calls of the first token."""
+        self.token_totals: Totals | None = None
+        """The same of all further ones."""
         self._llama, self._max_new_tokens = llama, max_new_tokens
         self._owned = context is None
         self._context = context or llama.open_context(batch, capacity)
@@ -100,6 +117,13 @@ class Generation(Iterator[torch.Tensor]):
         return token.clone()  # the caller's own
 
     @property
+    def totals(self) -> Totals | None:
+        """Sums over all calls so far."""
+        if self.first_totals is None or self.token_totals is None:
+            return self.first_totals
+        return added(self.first_totals, self.token_totals)
+
+    @property
     def tokens(self) -> torch.Tensor:
         """Prompts and what was made of them so far, (batch, tokens) int64."""
         return self._tokens
@@ -131,8 +155,7 @@ class Generation(Iterator[torch.Tensor]):
     def _count(self, seconds: float) -> None:
         totals = self._llama.last_trace.totals()
         if self._made == 1:
-            self.ttft_s, self.totals = seconds, totals
-            return
-        self.token_s.append(seconds)
-        before = self.totals or totals
-        self.totals = Totals(**{name: before[name] + totals[name] for name in totals})  # type: ignore[literal-required,typeddict-item]
+            self.ttft_s, self.first_totals = seconds, totals
+        else:
+            self.token_s.append(seconds)
+            self.token_totals = added(self.token_totals, totals)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 
@@ -25,7 +25,7 @@ from runtime.delay_injection import DelayedRpcClient, Delays
 from runtime.devices import DEVICES
 from runtime.errors import InputError, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
-from runtime.generation import Generation
+from runtime.generation import Generation, GenerationOptions
 from runtime.launch import WorkerProcess
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.openmp import IdleTeams
@@ -198,6 +198,26 @@ class SplitLlama:
         """
         return Context(self, batch, max_length(self.config) if capacity is None else capacity)
 
+    @overload
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> torch.Tensor: ...
+
     def generate(
         self,
         input_ids: TokenIds,
@@ -212,6 +232,7 @@ class SplitLlama:
         stop: Iterable[int | str] = (),
         tokenizer: Tokenizer | None = None,
         context: Context | None = None,
+        ignore_eos: bool = False,
         stream: bool = False,
     ) -> torch.Tensor | Generation:
         """Continue prompts of equal length, (tokens,) or (batch, tokens); the choice of tokens is made here.
@@ -219,8 +240,9 @@ class SplitLlama:
         Returns (batch, tokens + new tokens), or with ``stream`` a ``Generation``, which yields each new token when
         it is there. It ends after ``max_new_tokens``, or where each prompt has come to one of the checkpoint's end
         tokens or of ``stop``: token ids, and strings, which need ``tokenizer``. See ``runtime.sampling.Sampling``
-        for the other options. With ``context``, ``input_ids`` continue what that holds, and it stays open; the
-        repetition penalty knows ``input_ids`` and the answer, and the answer's last token is chosen, not appended.
+        for the other options; ``ignore_eos`` goes on after end tokens. With ``context``, ``input_ids`` continue
+        what that holds, and it stays open; the repetition penalty knows ``input_ids`` and the answer, and the
+        answer's last token is chosen, not appended.
 
         Raises:
             InputError: for an option out of range, or more tokens than the context or the model takes.
@@ -228,8 +250,9 @@ class SplitLlama:
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         ids = checked_token_ids(input_ids, self.config)
+        end_tokens = () if ignore_eos else self._end_tokens
         generation = Generation(
-            self, ids, max_new_tokens, sampling, self._end_tokens, stop, tokenizer, context
+            self, ids, max_new_tokens, sampling, end_tokens, stop, tokenizer, context
         )
         return generation if stream else generation.finish()
 

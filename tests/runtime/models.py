@@ -23,6 +23,7 @@ from perfsuite.llama.prompts import SHIPPED
 from runtime import SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.random_weights import write_random_checkpoint
+from runtime.delay_injection import Delays
 from runtime.devices import open_device
 from runtime.devices.base import Device
 from runtime.messages import PROTOCOL_VERSION, Hello
@@ -208,23 +209,36 @@ def make_service(checkpoint: Checkpoint, stage: Stage, device: str = "cpu") -> S
 
 @contextmanager
 def serve_in_thread(
-    checkpoint: Checkpoint, stage: str, device: str = "cpu", *, timeout_s: float = 60.0
+    checkpoint: Checkpoint,
+    stage: str,
+    device: str = "cpu",
+    *,
+    timeout_s: float = 60.0,
+    delays: Delays | None = None,
 ) -> Iterator[SplitLlama]:
     """A whole stage without a process: its service runs in a thread, behind the stage's real road."""
-    with serve_with_device(checkpoint, stage, device, timeout_s=timeout_s) as (llama, _):
+    with serve_with_device(checkpoint, stage, device, timeout_s=timeout_s, delays=delays) as (
+        llama,
+        _,
+    ):
         yield llama
 
 
 @contextmanager
 def serve_with_device(
-    checkpoint: Checkpoint, stage: str, device: str = "cpu", *, timeout_s: float = 60.0
+    checkpoint: Checkpoint,
+    stage: str,
+    device: str = "cpu",
+    *,
+    timeout_s: float = 60.0,
+    delays: Delays | None = None,
 ) -> Iterator[tuple[SplitLlama, Device]]:
     """As ``serve_in_thread``, and the device that computes."""
     row = find_stage(stage)
     service = make_service(checkpoint, row, device)
     with (
         channel_to(service, row, timeout_s=timeout_s) as channel,
-        SplitLlama(checkpoint, row, channel, device, ExitStack()) as llama,
+        SplitLlama(checkpoint, row, channel, device, ExitStack(), delays) as llama,
     ):
         yield llama, service._device
 

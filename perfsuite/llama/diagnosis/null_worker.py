@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import torch
 
-from runtime.checkpoints import ModelConfig
 from runtime.caches import Window
+from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
 from runtime.devices.kv_cache import KvCache
 from runtime.messages import PROTOCOL_VERSION, Hello
