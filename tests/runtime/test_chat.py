@@ -76,7 +76,12 @@ def test_each_turn_is_answered_as_without_a_context(
 
 def test_tokens_are_chosen_as_without_a_context(llama: SplitLlama, checkpoint: Checkpoint) -> None:
     """The repetition penalty counts what the context holds, too."""
-    sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.5, "seed": 11}
+    sampling: dict[str, Any] = {
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "repetition_penalty": 1.5,
+        "seed": 11,
+    }
     with begin(llama, checkpoint, capacity=600, max_new_tokens=12, **sampling) as chat:
         for question in ("Hello", "And then?"):
             answer = chat.ask(question)
