@@ -109,15 +109,15 @@ class CpuDevice(Device):
     def fused_layer(self, layer: int, x: torch.Tensor, out: torch.Tensor, window: Window) -> None:
         batch = len(x)
         x, out = x.view(batch * window.rows, -1), out.view(batch * window.rows, -1)
-        # The sum over all layers so far, and where this layer's terms are added to it.
-        before, after = (x, out) if self.dtype == torch.float32 else self._recalled(x)
         cache = self._kept(window)
         if self._decode and cache and window.rows == 1:
-            if after is not before:
-                after.copy_(before)
-            self._decode.layers(range(layer, layer + 1), after, window, cache, self._rope)
-        else:
-            self._layer(layer, before, after, batch, window)
+            summed = self._scratch.empty("residual", x.shape, torch.float32)
+            self._decode.layer(layer, x, out, summed, window, cache, self._rope)
+            self._summed = x.shape
+            return
+        # The sum over all layers so far, and where this layer's terms are added to it.
+        before, after = (x, out) if self.dtype == torch.float32 else self._recalled(x)
+        self._layer(layer, before, after, batch, window)
         if after is not out:
             out.copy_(after)
 
