@@ -1,14 +1,15 @@
-"""A benchmark's outcome as a report holds it (``Outcome.as_json``), for whoever reads it again."""
+"""A run's report and the outcomes in it (``Outcome.as_json``), for whoever reads them again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, convert, field
 
 from perfsuite.gate.outcome import Outcome
-from perfsuite.schema import Count, Ends, Finite, NotNegative, Positive
+from perfsuite.schema import Count, Ends, Finite, NotNegative, Positive, read
 from perfsuite.statistics import Estimate
 
 
@@ -64,6 +65,21 @@ class Subject(Figures, frozen=True, kw_only=True):
     base_s: Positive | None = None  # a comparison: the seconds of the base
     base_phases_s: Mapping[str, Finite] = {}
     samples: Sequence[dict[str, Any]] = ()
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What ``pytest --perf-report`` wrote."""
+
+    subjects: tuple[Subject, ...]
+    command: str = ""
+    whole: bool | None = None  # whether every test that has a gate was run
+    titles: tuple[str, str] | None = None  # of head and base, which were compared
+    machine: dict[str, Any] | None = None
+
+
+def read_report(path: Path) -> Report:
+    """Read a run's report. Raises UsageError naming the file and the field that cannot be used."""
+    return read(path, Report)
 
 
 def reported(outcome: Outcome) -> Subject:

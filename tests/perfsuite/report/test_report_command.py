@@ -11,10 +11,10 @@ import pytest
 from perfsuite.__main__ import main
 from perfsuite.gate.outcome import Outcome, Status
 from perfsuite.gate.process import Process
+from perfsuite.gate.reported import read_report
 from perfsuite.llama.results import read_ladder
 from perfsuite.llama.table import ladder_blocks
 from perfsuite.render.markdown import markdown
-from perfsuite.report.inputs import read_gate
 
 Build = Callable[..., dict[str, Any]]
 Golden = Callable[[str, str], None]
@@ -75,7 +75,7 @@ def test_a_subject_that_could_not_be_measured_is_shown(tmp_path: Path) -> None:
     subject = {"name": "fused", "verdict": "inconclusive", "latency_ms": 1.0, "ratio": None}
     path = tmp_path / "gate.json"
     path.write_text(json.dumps({"subjects": [subject]}))
-    (read,) = read_gate(path).subjects
+    (read,) = read_report(path).subjects
     assert read.ratio is None
     assert main(["report", "--gate", str(path), "--output", str(tmp_path / "page.html")]) == 0
 
@@ -87,7 +87,7 @@ def test_what_the_gate_writes_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "gate.json"
     content = {"machine": {"cpu": "Abacus 9"}, "subjects": [measured.as_json(), skipped.as_json()]}
     path.write_text(json.dumps(content))
-    assert [subject.seconds for subject in read_gate(path).subjects] == [0.003, None]
+    assert [subject.seconds for subject in read_report(path).subjects] == [0.003, None]
     page = tmp_path / "page.html"
     assert main(["report", "--gate", str(path), "--output", str(page)]) == 0
     text = page.read_text()
