@@ -175,10 +175,10 @@ def measure(
             )
             worker_info[stage.name] = llama.worker_info
             contenders[stage.name] = partial(_split_forward, llama, input_ids)
-        for dtype, yardstick in unsplit.items():
+        for dtype, reference in unsplit.items():
             progress.say(f"starting {unsplit_name(dtype)}")
-            yardstick.wait_until_ready()
-            contenders[unsplit_name(dtype)] = partial(_unsplit_forward, yardstick, input_ids)
+            reference.wait_until_ready()
+            contenders[unsplit_name(dtype)] = partial(reference.forward, input_ids)
         neighbours = Neighbours()
         samples = interleave(
             contenders, rounds, seed=seed, on_run=progress.begin_run, neighbours=neighbours
@@ -219,9 +219,4 @@ def _split_forward(llama: SplitLlama, input_ids: torch.Tensor) -> Forward:
     started = time.perf_counter()
     logits = llama.forward(input_ids)
     seconds = time.perf_counter() - started
-    return Forward(seconds, int(logits[0].argmax()), llama.last_trace.totals())
-
-
-def _unsplit_forward(unsplit: Unsplit, input_ids: torch.Tensor) -> Forward:
-    forward = unsplit.forward(input_ids)
-    return Forward(forward.seconds, forward.next_token, None)
+    return Forward(seconds, int(logits[0].argmax()), llama.last_trace)
