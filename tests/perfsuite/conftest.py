@@ -13,6 +13,7 @@ from perfsuite.llama.forecast import FORECAST
 from perfsuite.llama.results import PHASES
 from perfsuite.render import terminal
 from perfsuite.render.blocks import Block
+from tests.perfsuite.sessions import made as made
 
 # Others may use the machine as much as they like.
 settings.register_profile("shared machine", deadline=None)

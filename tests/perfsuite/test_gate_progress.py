@@ -1,3 +1,5 @@
+"""What a gate says while it measures."""
+
 from __future__ import annotations
 
 from argparse import Namespace

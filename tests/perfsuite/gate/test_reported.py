@@ -1,10 +1,12 @@
+"""An outcome as a report holds it, read again."""
+
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
 from perfsuite.errors import UsageError
@@ -14,49 +16,63 @@ from perfsuite.gate.process import Process
 from perfsuite.gate.reported import Subject, read_report, reported
 from perfsuite.statistics import Estimate
 
-
-def outcome(change: Estimate) -> Outcome:
-    process = Process(math.log(2.0), 3e-3, 1.5e-3, "a", {"parse": 1.5}, rounds=4)
-    judgement = Judgement(Verdict.PASS, change, 0.02, 12, "why")
-    return Outcome(
-        "mine", "test_a.py::test_mine", Status.PASS, "why", [process], "own", judgement,
-        notes=["a tracer was switched off"], throughput=6.0,
-    )  # fmt: skip
+ONE = Process(math.log(2.0), 3e-3, 1.5e-3, "a", phases={"device": 0.5}, rounds=4, disturbed=2)
 
 
-def stored(folder: Path, **content: Any) -> Path:
-    path = folder / "report.json"
+@pytest.fixture
+def outcome() -> Outcome:
+    made = Outcome("mine", "test_a.py::test_mine", Status.PASS, "why", [ONE] * 3, "own")
+    made.judgement = Judgement(Verdict.PASS, Estimate(1.1, 1.0, 1.2), 0.05, 3, "why")
+    return made
+
+
+def test_what_was_measured_is_read_again(outcome: Outcome) -> None:
+    found = reported(outcome)
+    assert (found.name, found.verdict, found.reason) == ("mine", "pass", "why")
+    assert found.seconds == pytest.approx(3e-3)
+    assert found.ratio == pytest.approx(2.0)
+    assert found.processes == 3
+    assert found.disturbed_rounds == 6
+    assert found.known_phases == {"device": 0.5}
+    assert found.change == Estimate(1.1, 1.0, 1.2)
+    written = json.loads(json.dumps(outcome.as_json()))
+    assert msgspec.convert(written, Subject).change == found.change
+
+
+def test_what_was_not_measured_has_no_figures() -> None:
+    found = reported(Outcome("mine", "a test", Status.NOT_MEASURED, "skipped"))
+    assert found.verdict == "not-measured"
+    assert (found.seconds, found.ratio, found.change) == (None, None, None)
+    assert found.known_phases == {}
+
+
+def test_a_report_of_before_had_milliseconds() -> None:
+    older = {"name": "mine", "verdict": "pass", "latency_ms": 18.7}
+    assert msgspec.convert(older, Subject).seconds == pytest.approx(0.0187)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ratio": -1.0}, {"processes": -1}, {"phases": {"device": "x"}}, {"margin": -0.1}]
+)
+def test_a_damaged_report_is_refused_by_name(wrong: dict[str, object]) -> None:
+    (name,) = wrong
+    with pytest.raises(msgspec.ValidationError, match=name):
+        msgspec.convert({"name": "mine", "verdict": "pass", **wrong}, Subject)
+
+
+def test_a_runs_report_is_read_again(outcome: Outcome, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    content = {"subjects": [outcome.as_json()], "command": "pytest", "machine": {"cpu": "Abacus"}}
     path.write_text(json.dumps(content))
-    return path
-
-
-def test_what_a_report_holds_is_read_again(tmp_path: Path) -> None:
-    one = outcome(Estimate(1.1, 1.05, 1.15))
-    path = stored(tmp_path, subjects=[one.as_json()], command="pytest", machine={"cpu": "Abacus"})
     report = read_report(path)
-    (found,) = report.subjects
-    assert (report.command, report.machine) == ("pytest", {"cpu": "Abacus"})
-    assert found.change == Estimate(1.1, 1.05, 1.15)
-    assert found.seconds == 3e-3
-    assert found.throughput_per_s == pytest.approx(2000.0)
-    assert found.known_phases == {"parse": 1.5}
-    assert found.notes == ("a tracer was switched off",)
-    assert len(found.samples) == 1
+    assert (report.command, report.machine, report.titles) == ("pytest", {"cpu": "Abacus"}, None)
+    assert [len(one.samples) for one in report.subjects] == [3]
 
 
-def test_an_outcome_is_reported_as_it_would_be_read() -> None:
-    told = reported(outcome(Estimate(1.1, 1.05, 1.15)))
-    assert told.change == Estimate(1.1, 1.05, 1.15)
-    assert told.samples == ()
-
-
-def test_a_change_that_is_not_known_is_none() -> None:
-    assert reported(outcome(Estimate(math.nan, 0.0, math.inf))).change is None
-
-
-def test_an_older_report_has_milliseconds() -> None:
-    assert Subject(name="mine", verdict="pass", older_latency_ms=3.0).seconds == 3e-3
-    assert Subject(name="mine", verdict="pass").seconds is None
+def test_a_change_that_is_not_known_is_none(outcome: Outcome) -> None:
+    unknown = Estimate(math.nan, 0.0, math.inf)
+    outcome.judgement = Judgement(Verdict.INCONCLUSIVE, unknown, 0.05, 3, "why")
+    assert reported(outcome).change is None
 
 
 @pytest.mark.parametrize(
@@ -65,10 +81,12 @@ def test_an_older_report_has_milliseconds() -> None:
         ({"name": None}, r"subjects\[0\]\.name: is missing"),
         ({"change": -1.0}, r"subjects\[0\]\.change: expected `float` > 0"),
         ({"change_interval": [2, 1]}, r"subjects\[0\]\.change_interval: must be an interval"),
-        ({"processes": -1}, r"subjects\[0\]\.processes: expected `int` >= 0"),
     ],
 )
-def test_what_is_damaged_is_named(tmp_path: Path, changed: dict[str, Any], problem: str) -> None:
-    path = stored(tmp_path, subjects=[{"name": "mine", "verdict": "pass", **changed}])
-    with pytest.raises(UsageError, match=problem):
+def test_a_damaged_file_is_named_with_its_field(
+    tmp_path: Path, changed: dict[str, object], problem: str
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({"subjects": [{"name": "mine", "verdict": "pass", **changed}]}))
+    with pytest.raises(UsageError, match=f"^{path}: {problem}"):
         read_report(path)
