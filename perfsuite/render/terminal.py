@@ -130,7 +130,7 @@ def _shares(shares: Shares) -> Grid:
     """A bar for each row; the heads of the percentages are its legend."""
     grid = _grid(_GAP)
     grid.add_column(shares.label, no_wrap=True)
-    grid.add_column(shares.title, no_wrap=True)
+    grid.add_column(shares.title, max_width=BAR_CELLS)
     marks = list(zip(_GLYPHS, _COLOURS, strict=True))
     for (glyph, colour), part in zip(marks, shares.parts, strict=False):
         head = Text.assemble((glyph, colour), f"\n{part}")
