@@ -82,16 +82,14 @@ def _list(file: BaselinesFile = None) -> int:
 def _row(entry: Entry) -> Row:
     oldest, newest = (_when(entry.recordings[index].recorded) for index in (0, -1))
     return Row(
-        (
-            _title(entry),
-            units.seconds(entry.subject_s),
-            _digits(entry.ratio, 4),
-            entry.reference,
-            str(len(entry.processes)),
-            str(len(entry.recordings)),
-            oldest,
-            newest if len(entry.recordings) > 1 else "",
-        )
+        _title(entry),
+        units.seconds(entry.subject_s),
+        _digits(entry.ratio, 4),
+        entry.reference,
+        str(len(entry.processes)),
+        str(len(entry.recordings)),
+        oldest,
+        newest if len(entry.recordings) > 1 else "",
     )
 
 
@@ -147,7 +145,7 @@ def _difference(before: Entry | None, now: Entry | None) -> Row:
         more = f"{len(before.processes)} -> {len(now.processes)} processes"
         if "" not in (before.code, now.code) and before.code != now.code:
             more += ", another benchmark's code"
-    return Row((what, _title(entry), figures, more, describe(entry.machine)))
+    return Row(what, _title(entry), figures, more, describe(entry.machine))
 
 
 @app.command(

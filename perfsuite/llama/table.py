@@ -97,21 +97,19 @@ def latencies(ladder: Ladder) -> Table:
              "received")  # fmt: skip
     rows = [
         Row(
-            (
-                row.name,
-                format_latency(row.latency_s, interval=several),
-                MISSING if row.vs_baseline is None else f"{row.vs_baseline:.1f}x",
-                format_ratio(row.vs_unsplit, row.vs_unsplit_interval, several=several),
-                str(row.rpc_count),
-                format_bytes(row.bytes_sent),
-                format_bytes(row.bytes_received),
-            )
+            row.name,
+            format_latency(row.latency_s, interval=several),
+            MISSING if row.vs_baseline is None else f"{row.vs_baseline:.1f}x",
+            format_ratio(row.vs_unsplit, row.vs_unsplit_interval, several=several),
+            str(row.rpc_count),
+            format_bytes(row.bytes_sent),
+            format_bytes(row.bytes_received),
         )
         for row in ladder.stages
     ]
     for dtype, unsplit in ladder.unsplit.items():
         latency = format_latency(unsplit.latency_s, interval=several)
-        rows.append(Row((unsplit_name(dtype), latency, *[""] * 5), "dim"))
+        rows.append(Row(unsplit_name(dtype), latency, *[""] * 5, tone="dim"))
     columns = [Column("stage"), *(Column(head, figures=True) for head in heads)]
     return Table(
         columns, rows, "Latency, traffic, and ratios to the baseline and the unsplit model."
@@ -132,17 +130,15 @@ def generation(ladder: Ladder) -> Table:
     named += [(unsplit_name(dtype), row.generated) for dtype, row in ladder.unsplit.items()]
     rows = [
         Row(
-            (
-                name,
-                format_latency(made.ttft_s, interval=several),
-                format_latency(made.tpot_s, interval=several),
-                brief_seconds(made.tpot_p95_s),
-                f"{made.tokens_per_s:.1f}",
-                ""
-                if made.vs_unsplit is None
-                else format_ratio(made.vs_unsplit, made.vs_unsplit_interval, several=several),
-            ),
-            "dim" if made.vs_unsplit is None else "",
+            name,
+            format_latency(made.ttft_s, interval=several),
+            format_latency(made.tpot_s, interval=several),
+            brief_seconds(made.tpot_p95_s),
+            f"{made.tokens_per_s:.1f}",
+            ""
+            if made.vs_unsplit is None
+            else format_ratio(made.vs_unsplit, made.vs_unsplit_interval, several=several),
+            tone="dim" if made.vs_unsplit is None else "",
         )
         for name, made in named
         if made is not None
@@ -158,12 +154,10 @@ def token_traffic(ladder: Ladder) -> Table:
     """Return what crosses for each further token."""
     rows = [
         Row(
-            (
-                row.name,
-                f"{row.generated.rpc_count_per_token:g}",
-                format_bytes(round(row.generated.bytes_sent_per_token)),
-                format_bytes(round(row.generated.bytes_received_per_token)),
-            )
+            row.name,
+            f"{row.generated.rpc_count_per_token:g}",
+            format_bytes(round(row.generated.bytes_sent_per_token)),
+            format_bytes(round(row.generated.bytes_received_per_token)),
         )
         for row in ladder.stages
         if row.generated is not None
@@ -194,19 +188,17 @@ def meaning(ladder: Ladder) -> Table:
     ]
     rows = [
         Row(
-            (
-                row.name,
-                format_ratio(row.vs_baseline, row.vs_baseline_interval, "x", several=several),
-                forecast(row),
-                repr(row.next_token.text),  # quoted, so that a space or a line's end can be seen
-                row.worker_sees,
-            )
+            row.name,
+            format_ratio(row.vs_baseline, row.vs_baseline_interval, "x", several=several),
+            forecast(row),
+            repr(row.next_token.text),  # quoted, so that a space or a line's end can be seen
+            row.worker_sees,
         )
         for row in ladder.stages
     ]
     for dtype, unsplit in ladder.unsplit.items():
         token = repr(unsplit.next_token.text)
-        rows.append(Row((unsplit_name(dtype), "", "", token, "not split"), "dim"))
+        rows.append(Row(unsplit_name(dtype), "", "", token, "not split", tone="dim"))
     return Table(heads, rows, "What each stage brought, and what the worker sees.")
 
 

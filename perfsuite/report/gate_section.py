@@ -75,12 +75,10 @@ def _samples(subjects: Sequence[Subject]) -> Table:
         ],
         [
             Row(
-                (
-                    one.name,
-                    *map(str, (one.processes, one.looks, one.disturbed_rounds)),
-                    one.grew_most or "",
-                    one.reason,
-                )
+                one.name,
+                *map(str, (one.processes, one.looks, one.disturbed_rounds)),
+                one.grew_most or "",
+                one.reason,
             )
             for one in subjects
         ],

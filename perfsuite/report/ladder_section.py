@@ -57,7 +57,7 @@ def speedup_section(ladder: Ladder) -> Section | None:
     )
     table = Table(
         columns("stage", "measured", "forecast"),
-        [Row((row.name, measured[row.name], forecast(row))) for row in rows],
+        [Row(row.name, measured[row.name], forecast(row)) for row in rows],
         "Speed-up over baseline",
     )
     note = (
@@ -87,7 +87,7 @@ def _seconds(ladder: Ladder) -> Figure:
     table = Table(
         columns("stage", *PHASES),
         [
-            Row((row.name, *(brief_seconds(row.phases_s[phase]) for phase in PHASES)))
+            Row(row.name, *(brief_seconds(row.phases_s[phase]) for phase in PHASES))
             for row in ladder.stages
         ],
         "Seconds by phase, medians over the rounds",
