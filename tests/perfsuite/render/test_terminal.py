@@ -63,6 +63,16 @@ def test_colours_are_for_terminals() -> None:
     assert "\x1b" not in "\n".join(drawn([TABLE, Note("said", "first", "bad")]))
 
 
+def test_forced_colours_fold_nothing_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    long = Table(columns("name", "why", left=("why",)), [Row("a", "word " * 50, tone="bad")])
+    assert "\x1b" not in "".join(lines([long]))
+    show([long], width=None)
+    assert capsys.readouterr().out.count("\n") == 2
+
+
 def test_shares_are_a_bar_and_percentages() -> None:
     bar = lines([SHARES])[-1]
     assert bar.startswith("one   ░░░░░░░")
