@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, convert, field
+from msgspec import Struct, field
 
 from perfsuite.gate.outcome import Outcome
 from perfsuite.schema import Count, Ends, Finite, NotNegative, Positive, read
@@ -61,7 +61,7 @@ class Subject(Figures, frozen=True, kw_only=True):
     verdict: str
     test: str = ""
     failed: bool = False
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     base_s: Positive | None = None  # a comparison: the seconds of the base
     base_phases_s: Mapping[str, Finite] = {}
     samples: Sequence[dict[str, Any]] = ()
@@ -83,5 +83,11 @@ def read_report(path: Path) -> Report:
 
 
 def reported(outcome: Outcome) -> Subject:
-    """Return what a report holds of an outcome, but for its samples."""
-    return convert(outcome.as_json(samples=False), Subject)
+    """Return what a report holds of an outcome, but for its samples; unchecked, so that any can be shown."""
+    told = outcome.as_json(samples=False)
+    ends = told.pop("change_interval")
+    return Subject(
+        change_value=told["change"],
+        change_interval=Ends(*ends) if ends else None,
+        **{name: told[name] for name in Subject.__struct_fields__ if name in told},
+    )

@@ -90,3 +90,9 @@ def test_a_damaged_file_is_named_with_its_field(
     path.write_text(json.dumps({"subjects": [{"name": "mine", "verdict": "pass", **changed}]}))
     with pytest.raises(UsageError, match=f"^{path}: {problem}"):
         read_report(path)
+
+
+def test_an_interval_without_an_end_can_be_shown(outcome: Outcome) -> None:
+    wide = Estimate(1.1, 0.0, math.inf)
+    outcome.judgement = Judgement(Verdict.INCONCLUSIVE, wide, 0.05, 3, "why")
+    assert reported(outcome).change == wide
