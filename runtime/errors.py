@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from runtime.text import printable
+
+_LONGEST = 2000
+
 
 class SplitError(Exception):
-    """Root of the runtime's errors. The message says what was wrong and what to do about it."""
+    """Root of the runtime's errors. The message says what was wrong and what to do about it.
+
+    A part of it may be the words of a peer or of a file: it is one line, short, and fit for a terminal.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(" ".join(map(str.strip, message.splitlines())), _LONGEST))
 
 
 class CheckpointError(SplitError):

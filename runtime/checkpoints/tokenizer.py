@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -35,22 +36,36 @@ class FileTokenizer:
 
     def __init__(self, file: Path) -> None:
         """Raises CheckpointError if the file cannot be read as a tokenizer."""
-        try:
+        self._file = file
+        with self._explained():
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(
-                f"{file} is damaged or not a tokenizer ({error}); fetch the checkpoint again"
-            ) from error
+            # A prompt has the length that it has; and to a length of terabytes nothing can be padded.
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of ``text``, without any special token added."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        """The token ids of ``text``, without any special token added. Raises CheckpointError."""
+        with self._explained():
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens written out."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        """The text of token ids, special tokens written out. Raises CheckpointError."""
+        with self._explained():
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        # The library raises plain Exception, and panics, which are not even that.
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise
+            raise CheckpointError(
+                f"{self._file} is damaged or not a tokenizer ({error}); fetch the checkpoint again"
+            ) from error
 
 
 class ByteTokenizer:

@@ -68,10 +68,10 @@ def small_checkpoint(directory: Path, **fields: Any) -> Checkpoint:
     return load_checkpoint(directory, progress=False)
 
 
-def hello(checkpoint: Checkpoint, stage: str) -> Fields:
+def own_hello(checkpoint: Checkpoint, stage: str) -> Hello:
     """What an honest trusted side says first."""
     row = STAGES[stage]
-    own = Hello(
+    return Hello(
         protocol=PROTOCOL_VERSION,
         config=checkpoint.config.to_json_dict(),
         digest=checkpoint.digest,
@@ -79,7 +79,11 @@ def hello(checkpoint: Checkpoint, stage: str) -> Fields:
         device="cpu",
         granularity=row.granularity,
     )
-    return dict(msgspec.to_builtins(own))
+
+
+def hello(checkpoint: Checkpoint, stage: str) -> Fields:
+    """The same as it crosses."""
+    return dict(msgspec.to_builtins(own_hello(checkpoint, stage)))
 
 
 def nested(depth: int) -> Any:
@@ -404,13 +408,14 @@ class FakeWorker(ABC):
     def payload(self, spec: TensorSpec) -> bytes | int: ...
 
     @abstractmethod
+    def connect(self, cleanup: ExitStack) -> ClientChannel:
+        """The trusted side's end of a way to this worker, for as long as ``cleanup`` is not closed."""
+
     def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
         """Shake hands with this worker."""
-
-    def _greeted(self, channel: ClientChannel, *closing: Callable[[], object]) -> SplitLlama:
         with ExitStack() as cleanup:
-            for close in reversed(closing):
-                cleanup.callback(close)
+            channel = self.connect(cleanup)
+            channel.set_timeout(timeout_s)
             owned = ExitStack()
             llama = SplitLlama(self.checkpoint, self.stage, channel, "cpu", owned)
             owned.push(cleanup.pop_all())
@@ -438,14 +443,15 @@ class FakeSeqpacketWorker(FakeWorker):
     def payload(self, spec: TensorSpec) -> int:
         return 0
 
-    def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
+    def connect(self, cleanup: ExitStack) -> ClientChannel:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.connection = theirs
         thread = threading.Thread(target=self._serve, args=[theirs], daemon=True)
         thread.start()
+        cleanup.callback(thread.join, PATIENCE_S)
         channel = SharedMemoryClient(ours)
-        channel.set_timeout(timeout_s)
-        return self._greeted(channel, channel.close, lambda: thread.join(PATIENCE_S))
+        cleanup.callback(channel.close)
+        return channel
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -474,10 +480,10 @@ class FakeZmqWorker(FakeWorker):
     def payload(self, spec: TensorSpec) -> bytes:
         return bytes(spec.nbytes)
 
-    def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
+    def connect(self, cleanup: ExitStack) -> ClientChannel:
         channel = connect(self.endpoint, self.stage.transport)
-        channel.set_timeout(timeout_s)
-        return self._greeted(channel, channel.close)
+        cleanup.callback(channel.close)
+        return channel
 
     def _serve(self) -> None:
         with contextlib.suppress(zmq.ContextTerminated), self.socket:
