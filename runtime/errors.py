@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.text import printable
 
-_LONGEST = 2000
+_BEGINNING, _END = 1500, 500  # characters that are kept of a longer message
 
 
 class SplitError(Exception):
@@ -14,7 +14,10 @@ class SplitError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(" ".join(map(str.strip, message.splitlines())), _LONGEST))
+        line = " ".join(map(str.strip, message.splitlines()))
+        if len(line) > _BEGINNING + _END:
+            line = f"{line[:_BEGINNING]} ... {line[-_END:]}"
+        super().__init__(printable(line, len(line)))
 
 
 class CheckpointError(SplitError):
