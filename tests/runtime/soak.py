@@ -266,7 +266,9 @@ class Held:
         memory = tuple(psutil.Process(pid).memory_info().rss for pid in pids)
         return cls(footprints, tuple(map(mappings, pids)), memory)
 
-    def assert_flat(self, before: Held, *, more_mappings: int = 4, more_bytes: int = 4 << 20) -> None:
+    def assert_flat(
+        self, before: Held, *, more_mappings: int = 4, more_bytes: int = 4 << 20
+    ) -> None:
         """Raise AssertionError if there is more of anything than there was."""
         assert self.footprints == before.footprints
         for now, then in zip(self.mappings, before.mappings, strict=True):
@@ -369,7 +371,9 @@ def _tell(what: str, before: Held, after: Held) -> None:
 
 def _tell_faults(suffered: Suffered) -> None:
     every = suffered.late_s
-    print(f"{sum(map(len, every.values()))} faults; ms until the error, after it was due", flush=True)
+    print(
+        f"{sum(map(len, every.values()))} faults; ms until the error, after it was due", flush=True
+    )
     for kind, late_s in sorted(every.items()):
         beyond = sum(late > MARGIN_S for late in late_s)
         print(

@@ -231,7 +231,11 @@ def _file_of_a_model(name: str, folder: Path) -> Iterator[Run]:
         for each, shape in checkpoint.expected_shapes().items():
             assert checkpoint.tensor(each).shape == shape
         tokenizer = checkpoint.tokenizer()
-        tokenizer.decode(tokenizer.encode("a text, 12 345 \N{GRINNING FACE}"))
+        for special_tokens in (False, True):
+            ids = tokenizer.encode(
+                "a text, 12 345 \N{GRINNING FACE}", special_tokens=special_tokens
+            )
+            tokenizer.decode(ids)
 
     def run(data: bytes) -> SplitError | None:
         file.unlink(missing_ok=True)  # what is mapped still is another
