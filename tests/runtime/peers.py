@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -529,6 +530,19 @@ def watching(llama: SplitLlama) -> psutil.Process:
 def busy_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
+
+
+def kill_when_computing(pid: int) -> threading.Thread:
+    """Kill a worker as soon as it has computed for some hundredths of a second."""
+    before = busy_s(pid)
+
+    def kill() -> None:
+        wait_until(lambda: busy_s(pid) > before + 0.02)
+        os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
 
 
 def forward_until_it_fails(llama: SplitLlama, prompts: list[list[int]]) -> None:

@@ -28,14 +28,13 @@ from runtime.errors import (
 from tests.runtime.peers import (
     Ending,
     Footprint,
-    busy_s,
     forward_until_it_fails,
+    kill_when_computing,
     leftovers,
     mappings,
     run_script,
     small_checkpoint,
     tiny,
-    wait_until,
     worker_pid,
 )
 
@@ -43,19 +42,6 @@ PROMPT = list(range(20))
 # Long enough to be killed in the middle of, on any machine: tens of milliseconds a call.
 LONG_PROMPT = [[1] * 1024] * 4
 GONE_S = 2.0
-
-
-def kill_when_computing(pid: int) -> threading.Thread:
-    """Kill a worker as soon as it has computed for some hundredths of a second."""
-    before = busy_s(pid)
-
-    def kill() -> None:
-        wait_until(lambda: busy_s(pid) > before + 0.02)
-        os.kill(pid, signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    return thread
 
 
 # The worker ends first --------------------------------------------------------------------------------
