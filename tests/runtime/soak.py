@@ -19,7 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from typing import Any
 import psutil
 import torch
 
-from runtime import STAGES, SplitLlama, load_checkpoint
+from runtime import STAGES, SplitError, SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint
 from runtime.errors import WorkerDied, WorkerError, WorkerTimeout
 from runtime.parent_watch import GRACE_S
@@ -44,7 +45,7 @@ from tests.runtime.peers import (
     wait_until,
 )
 
-DEADLINE_S = 0.5
+DEADLINE_S = 1.0
 MARGIN_S = 0.5
 """After its deadline, or for what needs none after its cause, an error comes within this."""
 
@@ -70,8 +71,10 @@ class Suffered:
 class Faults:
     """Llamas that suffer one fault after another."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, stages: Sequence[str] = (*STAGES,)) -> None:
+        """``folder`` is the temporary one, in which nothing may be left in the end."""
         self.chance = random.Random(seed)
+        self._stages = stages
         self.suffered = Suffered()
         self._right: dict[str, torch.Tensor] = {}
         self._started = ExitStack()
@@ -88,20 +91,14 @@ class Faults:
 
     def one(self) -> None:
         """Suffer one fault of any kind."""
-        stage = self.chance.choice([*STAGES])
-        kinds = {"connected": 8, "launched": 2, "parent": 1}
-        kind = self.chance.choices([*kinds], [*kinds.values()])[0]
-        if kind == "parent":
-            self.of_a_parent(stage)
-        elif kind == "launched":
-            self.of_a_launched_worker(stage)
-        else:
-            self.of_a_connected_worker(stage)
+        kinds = {self.of_a_connected_worker: 8, self.of_a_launched_worker: 2, self.of_a_parent: 1}
+        self.chance.choices([*kinds], [*kinds.values()])[0]()
 
     # A worker that was started by hand, and outlives its clients
 
-    def of_a_connected_worker(self, stage: str) -> None:
+    def of_a_connected_worker(self) -> None:
         """Stop it, let it go on, or interrupt its client; the same worker serves the next one."""
+        stage = self.chance.choice(self._stages)
         worker = self._workers.get(stage)
         if worker is None:
             scheme = "ipc" if stage == "baseline" else "unix"
@@ -119,9 +116,12 @@ class Faults:
         assert worker.process.poll() is None
         assert Footprint.of() == before
 
-    def of_a_launched_worker(self, stage: str) -> None:
+    def of_a_launched_worker(self) -> None:
         """Kill it, or the process that watches it, or stop it for ever, and close."""
-        kind = self.chance.choice(("kill", "kill of the watch", "stop for ever"))
+        stage = self.chance.choice(self._stages)
+        kind = self.chance.choice(
+            ("kill", "kill of the watch", "stop for ever", "Ctrl-C of the worker")
+        )
         before = Footprint.of()
         with SplitLlama.launch(tiny(), stage, threads=1) as llama:
             self._check(llama)
@@ -139,43 +139,46 @@ class Faults:
 
     def _suffer(self, llama: SplitLlama, kind: str, pid: int) -> None:
         """Let the fault come in the middle of forwards, and judge how they end."""
-        llama._channel.set_timeout(DEADLINE_S)
+        fault = _FAULTS[kind]
         struck: list[float] = []
+        enough = threading.Event()
 
         def strike() -> None:
-            target, number = _SIGNALS[kind]
             struck.append(time.monotonic())
-            os.kill(os.getpid() if target == "this" else pid, number)
+            os.kill(os.getpid() if fault.of_this_side else pid, fault.signal)
+            if fault.error is None:
+                time.sleep(DEADLINE_S / 4)
+                os.kill(pid, signal.SIGCONT)
+                enough.set()
 
         striking = threading.Timer(self.chance.uniform(0, _LATEST_S), strike)
-        going_on = threading.Timer(_LATEST_S + DEADLINE_S / 3, os.kill, (pid, signal.SIGCONT))
+        llama._channel.set_timeout(DEADLINE_S)
         striking.start()
-        if kind == "pause":
-            going_on.start()
         try:
-            error = _forwarded_until(llama, lambda: kind == "pause" and not going_on.is_alive())
+            error = _forwarded_until(llama, enough)
             ended = time.monotonic()
         finally:
             striking.join()
             if kind == "stop":
                 os.kill(pid, signal.SIGCONT)
-        if kind == "pause":
+        llama._channel.set_timeout(PATIENCE_S)
+        if fault.error is None:
             assert error is None, error
             self._check(llama)
             self.suffered.add(kind, 0.0)
             return
-        assert type(error) is _ERRORS[kind], repr(error)
-        due_s = DEADLINE_S if kind.startswith("stop") else 0.0
-        self.suffered.add(kind, ended - struck[0] - due_s)
-        # Either the call was struck, and no other is made, or the moment between two calls.
+        assert type(error) is fault.error, repr(error)
+        self.suffered.add(kind, ended - struck[0] - fault.due_s)
+        # A call was struck, and no other is made; or the moment between two calls.
         with contextlib.suppress(WorkerError):
             self._check(llama)
             assert kind == "Ctrl-C"
 
     # A trusted process that is ended, with all that it started
 
-    def of_a_parent(self, stage: str) -> None:
+    def of_a_parent(self) -> None:
         """End, interrupt or stop a trusted process at any moment, its start among them."""
+        stage = self.chance.choice(self._stages)
         kind = self.chance.choice(("SIGKILL", "SIGTERM", "SIGINT", "SIGSTOP"))
         mark = f"{os.getpid()}-{time.monotonic_ns()}"
         computed = self._parents.Value("Q", 0)
@@ -199,27 +202,29 @@ class Faults:
         process.close()
 
 
-_SIGNALS: Mapping[str, tuple[str, signal.Signals]] = {
-    "kill": ("that", signal.SIGKILL),
-    "kill of the watch": ("that", signal.SIGKILL),
-    "stop": ("that", signal.SIGSTOP),
-    "stop for ever": ("that", signal.SIGSTOP),
-    "pause": ("that", signal.SIGSTOP),
-    "Ctrl-C": ("this", signal.SIGINT),
-}
-_ERRORS: Mapping[str, type[BaseException]] = {
-    "kill": WorkerDied,
-    "kill of the watch": WorkerDied,
-    "stop": WorkerTimeout,
-    "stop for ever": WorkerTimeout,
-    "Ctrl-C": KeyboardInterrupt,
+@dataclass(frozen=True)
+class _Fault:
+    signal: signal.Signals
+    error: type[BaseException] | None
+    of_this_side: bool = False
+    due_s: float = 0.0
+
+
+_FAULTS: Mapping[str, _Fault] = {
+    "kill": _Fault(signal.SIGKILL, WorkerDied),
+    "kill of the watch": _Fault(signal.SIGKILL, WorkerDied),
+    "stop": _Fault(signal.SIGSTOP, WorkerTimeout, due_s=DEADLINE_S),
+    "stop for ever": _Fault(signal.SIGSTOP, WorkerTimeout, due_s=DEADLINE_S),
+    "pause": _Fault(signal.SIGSTOP, None),
+    "Ctrl-C": _Fault(signal.SIGINT, KeyboardInterrupt, of_this_side=True),
+    "Ctrl-C of the worker": _Fault(signal.SIGINT, None),  # it is its parent's affair
 }
 
 
-def _forwarded_until(llama: SplitLlama, enough: Callable[[], bool]) -> BaseException | None:
+def _forwarded_until(llama: SplitLlama, enough: threading.Event) -> BaseException | None:
     """Run forwards until one fails, or it is enough; return the error without what it holds."""
     try:
-        while not enough():
+        while not enough.is_set():
             llama.forward(PROMPT)
     except (WorkerError, KeyboardInterrupt) as error:
         error.__traceback__ = error.__cause__ = error.__context__ = None
@@ -346,17 +351,25 @@ def main() -> int:
     if arguments.faults:
         with temporary_folder() as folder, Faults(arguments.seed, folder) as faults:
             until = time.monotonic() + arguments.seconds
+            wrong = 0
             for count in range(arguments.faults):
                 if time.monotonic() > until:
                     break
-                faults.one()
+                try:
+                    faults.one()
+                except (AssertionError, SplitError) as error:
+                    print(f"WRONG: {error!r}", flush=True)
+                    traceback.print_exception(error)
+                    wrong += 1
                 if count % 50 == 49:
                     _tell_faults(faults.suffered)
             _tell_faults(faults.suffered)
             left = [path.name for path in folder.iterdir() if path.name not in STAGES]
             # Of the server of processes, which lives as long as this one.
             left = [name for name in left if not name.startswith("pymp-")]
+            print(f"{wrong} of them wrong", flush=True)
             print("left in the temporary folder:", ", ".join(left) or "nothing", flush=True)
+        return min(wrong, 1)
     return 0
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 import pytest
@@ -52,10 +52,11 @@ SHORT_S = 0.05
 class HostileClient(RuleBasedStateMachine):
     """Talks to a real worker in any order, and knows for each message whether it is due."""
 
-    def __init__(self, worker: RealWorker) -> None:
+    worker: ClassVar[RealWorker]
+
+    def __init__(self) -> None:
         super().__init__()
-        self.worker = worker
-        self.client: RawClient = worker.raw()
+        self.client: RawClient = self.worker.raw()
         self.session: int | None = None
         self.earlier: list[Fields] = []
 
@@ -148,16 +149,19 @@ class HostileClient(RuleBasedStateMachine):
 def test_a_worker_answers_only_what_is_due_and_lives_on(
     workers: Callable[[str], RealWorker], transport: str
 ) -> None:
-    worker = workers(transport)
-    run_state_machine_as_test(lambda: HostileClient(worker), settings=SETTINGS)
+    class Machine(HostileClient):
+        worker = workers(transport)
+
+    run_state_machine_as_test(Machine, settings=SETTINGS)
 
 
 class HostileWorker(RuleBasedStateMachine):
     """Answers an honest client in any order; after anything but the due answer no call is made any more."""
 
-    def __init__(self, fake: FakeWorker) -> None:
+    fake: ClassVar[FakeWorker]
+
+    def __init__(self) -> None:
         super().__init__()
-        self.fake = fake
         self.connected = ExitStack()
         self.sent: list[bytes] = []
         self.converse()
@@ -262,5 +266,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def test_a_client_takes_only_the_answer_that_is_due(
     stage: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    with fake_worker(stage, checkpoint, tmp_path) as fake:
-        run_state_machine_as_test(lambda: HostileWorker(fake), settings=SETTINGS)
+    with fake_worker(stage, checkpoint, tmp_path) as attacking:
+
+        class Machine(HostileWorker):
+            fake = attacking
+
+        run_state_machine_as_test(Machine, settings=SETTINGS)

@@ -69,7 +69,7 @@ _SHARD_BYTES = 1024
 _FIXED_BYTES = 64 << 10
 _BYTES_PER_BYTE = 8  # of a message
 _LONGEST_TEXT = 4000
-_AT_ONCE_S = 20.0  # of a machine that others use
+_AT_ONCE_S = 10.0
 
 Run = Callable[[bytes], SplitError | None]
 """Puts bytes in; returns the error in which that ended, None if they were taken."""
@@ -100,7 +100,9 @@ class Target:
 
 
 def _ended(work: Callable[[], object], *typed: type[SplitError]) -> SplitError | None:
-    started = time.monotonic()
+    started = (
+        time.process_time()
+    )  # others use the machine; who waits for ever is found out otherwise
     try:
         work()
     except typed as error:
@@ -112,7 +114,7 @@ def _ended(work: Callable[[], object], *typed: type[SplitError]) -> SplitError |
         error.__traceback__ = error.__cause__ = error.__context__ = None
     else:
         found = None
-    assert time.monotonic() - started < _AT_ONCE_S, "took too long"
+    assert time.process_time() - started < _AT_ONCE_S, "took too long"
     return found
 
 
