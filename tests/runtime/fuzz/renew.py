@@ -27,7 +27,9 @@ def renewed(fields: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Rewrite the corpora of messages."""
-    new = {name: json.loads(value) for name, _, value in (one.partition("=") for one in sys.argv[1:])}
+    new = {
+        name: json.loads(value) for name, _, value in (one.partition("=") for one in sys.argv[1:])
+    }
     for corpus in ("request", "reply", "welcome"):
         for seed in (CORPUS / corpus).iterdir():
             raw = seed.read_bytes()
