@@ -89,10 +89,13 @@ class Faults:
     def __exit__(self, *_: object) -> None:
         self._started.close()
 
-    def one(self) -> None:
-        """Suffer one fault of any kind."""
+    def one(self, *, cheap: bool = False) -> None:
+        """Suffer one fault of any kind; a cheap one needs no new process."""
         kinds = {self.of_a_connected_worker: 8, self.of_a_launched_worker: 2, self.of_a_parent: 1}
-        self.chance.choices([*kinds], [*kinds.values()])[0]()
+        if cheap:
+            self.of_a_connected_worker()
+        else:
+            self.chance.choices([*kinds], [*kinds.values()])[0]()
 
     # A worker that was started by hand, and outlives its clients
 
@@ -332,6 +335,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=1000)
     parser.add_argument("--forwards", type=int, default=10_000, help="over all stages")
     parser.add_argument("--launches", type=int, default=500, help="each let go without closing")
+    parser.add_argument("--cheap", action="store_true", help="only faults that need no new process")
     parser.add_argument("--seconds", type=float, default=3600.0, help="the most for the faults")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -356,7 +360,7 @@ def main() -> int:
                 if time.monotonic() > until:
                     break
                 try:
-                    faults.one()
+                    faults.one(cheap=arguments.cheap)
                 except (AssertionError, SplitError) as error:
                     print(f"WRONG: {error!r}", flush=True)
                     traceback.print_exception(error)
