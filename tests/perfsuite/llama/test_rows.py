@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.results import PHASES
 from perfsuite.llama.rows import BUDGETS, Forward, stage_row, unsplit_name, unsplit_row
 from runtime import STAGES
+from runtime.trace import RpcRecord, Trace
 
 INFO = {"device_name": "Abacus 9", "threads": 2, "kernels": "by hand"}
 
 
-def totals(unit_s: float = 1.0, **budgets: int) -> dict[str, Any]:
-    return {
-        **dict.fromkeys(BUDGETS, 7),
-        **budgets,
-        **{f"{phase}_s": (number + 1) * unit_s for number, phase in enumerate(PHASES)},
-    }
+def record(unit_s: float, **fields: int) -> RpcRecord:
+    """One to four units of seconds by phase."""
+    counts = {name: fields.get(name, 0) for name in BUDGETS[1:]}
+    seconds = dict(
+        zip((f"{phase}_s" for phase in PHASES), (n * unit_s for n in range(1, 5)), strict=False)
+    )
+    return RpcRecord("ping", None, **counts, **seconds, total_s=10 * unit_s)  # type: ignore[arg-type]
+
+
+def trace(unit_s: float, **budgets: int) -> Trace:
+    """Seven calls, of which the first carries all; five units are the trusted side's."""
+    wanted = {**dict.fromkeys(BUDGETS, 7), **budgets}
+    rest = [record(0.0)] * (wanted["rpc_count"] - 1)
+    return Trace((record(unit_s, **wanted), *rest), 15 * unit_s)
 
 
 def forwards(*seconds: float, token: int = 1, **budgets: int) -> list[Forward]:
-    return [Forward(one, token, totals(one, **budgets)) for one in seconds]
+    return [Forward(one, token, trace(one, **budgets)) for one in seconds]
 
 
 def samples(**stages: list[Forward]) -> dict[str, list[Forward]]:
