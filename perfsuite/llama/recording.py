@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.workload import Memory, Operation, Shape, Side, memory_of
+from runtime.caches import Window
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from runtime.devices.base import checked_ids
@@ -59,20 +60,27 @@ def _recorded(config: ModelConfig, stage: Stage, tokens: int) -> Sequence[Operat
     # What is computed with the angles does not depend on them.
     rope = {"rope_type": "default", "rope_theta": 1e4}
     positions = max(tokens, config.max_positions)
-    one, two = (
+    two, three = (
         _Run(
             dataclasses.replace(config, num_layers=layers, rope=rope, max_positions=positions),
             stage,
         ).forward(tokens)
-        for layers in (1, 2)
+        for layers in (2, 3)
     )
-    size = len(two) - len(one)
-    # A layer is what a model of two has once more: the first stretch of that length which is repeated.
-    for start in range(len(one) - size + 1):
-        end = start + size
-        if _computed(two[start:end]) == _computed(two[end : end + size]):
-            layer = [dataclasses.replace(row, times=config.num_layers) for row in two[start:end]]
-            return [*two[:start], *layer, *two[end + size :]]
+    size = len(three) - len(two)
+    # A layer is what one layer more adds: the first stretch of that length which is repeated.
+    for start in range(len(three) - 2 * size + 1):
+        first, *others = (
+            three[begin : begin + size] for begin in range(start, start + 3 * size, size)
+        )
+        without = [*three[:start], *three[start + size :]]
+        if _computed(first) != _computed(others[0]) or _computed(two) != _computed(without):
+            continue
+        # The last layer may be another: it stands with what comes after the layers.
+        equal = 3 if _computed(first) == _computed(others[1]) else 2
+        times = config.num_layers - (3 - equal)
+        layer = [dataclasses.replace(row, times=times) for row in first if times]
+        return [*three[:start], *layer, *three[start + equal * size :]]
     raise MeasurementError(f"stage {stage.name}: its layers differ in what they compute")
 
 
@@ -100,7 +108,7 @@ class _Run:
     def forward(self, tokens: int) -> Sequence[Operation]:
         """Run it over one prompt; return all operations in order."""
         with torch.no_grad(), _Dispatch(self._note_dispatched):
-            self._pass.logits(_meta((1, tokens), torch.int64))
+            self._pass.logits(_meta((1, tokens), torch.int64), Window(0, tokens))
         call = next(row.call for row in reversed(self._found) if row.call)
         found = []
         for row in reversed(self._found):
@@ -112,7 +120,9 @@ class _Run:
         """As a channel's."""
         return _meta(spec.shape, spec.dtype)
 
-    def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+    def call(
+        self, call: Call, *inputs: torch.Tensor, cache: tuple[int, ...] = ()
+    ) -> Sequence[torch.Tensor]:
         """As a client's."""
         specs = output_specs(self.config, self._dtype, call, [TensorSpec.of(x) for x in inputs])
         outputs = [self.empty(spec) for spec in specs]
@@ -245,7 +255,7 @@ _FUNCTIONS: Mapping[CodeType, Callable[..., Sequence[Kind]]] = MappingProxyType(
         silu_mul.__code__: lambda gate, **_: [("silu_mul", _rows(gate))],
         multiply_matrices.__code__: _product,
         checked_ids.__code__: lambda **_: [],  # eight bytes a token
-        CpuDevice._recalled.__code__: lambda **_: [],  # of one kind with the rounding after it
+        CpuDevice._recalled.__code__: lambda x, **_: [("recall", _rows(x))],
     }
 )
 """Functions whose operations are one, by their arguments."""
@@ -265,7 +275,7 @@ _ON_DEVICE: Mapping[str, Callable[..., Kind]] = MappingProxyType(
         "index_select": lambda table, dim, ids: ("embedding", (*ids.shape, table.shape[1])),
         "mm": lambda x, weight: ("lm_head", (*x.shape, weight.shape[1])),
         "clone": lambda x: ("join_heads", _heads(x.transpose(1, 2))),
-        "copy_": lambda x, *_: ("recall", x.shape),
+        "copy_": lambda x, *_: ("copy", _rows(x)),
     }
 )
 """The same of the device, beside its kernels."""

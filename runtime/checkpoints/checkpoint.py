@@ -10,6 +10,7 @@ import torch
 from runtime.checkpoints.cache import Cache
 from runtime.checkpoints.config import ModelConfig
 from runtime.checkpoints.digest import content_digest, remembered
+from runtime.checkpoints.end_tokens import read_end_tokens
 from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from runtime.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from runtime.checkpoints.weights import WeightFiles, read_json
@@ -75,6 +76,11 @@ class Checkpoint:
             files,
             lambda: content_digest(self.config, self._weights, self._shapes),
         )
+
+    @cached_property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer, none or several. Raises CheckpointError for what is no token."""
+        return read_end_tokens(self.directory / CONFIG_FILE)
 
     def tokenizer(self) -> Tokenizer:
         """The directory's ``tokenizer.json``, or one of bytes where there is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ TOKENIZER_FILE = "tokenizer.json"
 NO_TOKENIZER_FILE = "no-tokenizer.txt"
 """Says why the tokenizer of a converted file could not be rebuilt."""
 
+_FALLBACK_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _LONGEST_REASON = 200  # characters
 _OTHER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 
@@ -29,6 +31,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""
 
+    def is_fallback_byte(self, token: int) -> bool:
+        """Whether a token is a byte whose text hangs on all bytes around it, before and after."""
+
 
 class FileTokenizer:
     """A ``tokenizer.json``."""
@@ -41,6 +46,9 @@ class FileTokenizer:
             raise CheckpointError(
                 f"{file} is damaged or not a tokenizer ({error}); fetch the checkpoint again"
             ) from error
+        # The one decoder that reads a run of bytes as a whole: as UTF-8, or each of them as unknown.
+        decoder = self._tokenizer.decoder
+        self._falls_back = decoder is not None and b"ByteFallback" in decoder.__getstate__()
 
     def encode(self, text: str) -> list[int]:
         """The token ids of ``text``, without any special token added."""
@@ -51,6 +59,13 @@ class FileTokenizer:
         """The text of token ids, special tokens written out."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
+
+    def is_fallback_byte(self, token: int) -> bool:
+        """Whether a token is a byte whose text hangs on all bytes around it, before and after."""
+        if not self._falls_back:
+            return False
+        text = self._tokenizer.id_to_token(token)
+        return text is None or _FALLBACK_BYTE.fullmatch(text) is not None  # none: it ends no run
 
 
 class ByteTokenizer:
@@ -67,6 +82,10 @@ class ByteTokenizer:
         """The text of those bytes; an id that is no byte is written ``<id>``."""
         pieces = (bytes([i]) if 0 <= i < 256 else f"<{i}>".encode() for i in ids)
         return b"".join(pieces).decode(errors="replace")
+
+    def is_fallback_byte(self, token: int) -> bool:
+        """Never: only bytes of one character hang on each other."""
+        return False
 
 
 def open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
