@@ -103,6 +103,10 @@ RECALLED = ("device", "fused_layer", "recall", (7, 24), 3)
 ROUNDED = ("device", "fused_layer", "copy", (7, 24), 3)
 
 
+def flops(rows: tuple[Operation, ...], *kinds: str) -> int:
+    return sum(row.flops * row.times for row in rows if row.kind in kinds)
+
+
 @pytest.mark.parametrize(
     ("stage", "layer"),
     [
@@ -121,16 +125,43 @@ def test_operations_of_a_small_model(stage: str, layer: tuple[object, ...]) -> N
     assert {row.memory for row in rows} == {"private" if stage == "baseline" else "arena"}
 
 
+def test_a_step_of_generation_attends_to_what_is_cached() -> None:
+    rows = operations(SMALL, STAGES["fused"], 1, cached=6)
+    assert [(row.kind, row.shape) for row in rows if row.call == "fused_layer"] == [
+        ("normed", (1, 24)),
+        ("linear", (1, 24, 40)),
+        ("rotate", (8, 1, 4)),
+        ("copy", (2, 4)),  # of keys
+        ("copy", (2, 4)),
+        ("attention", (6, 2, 1, 7, 4)),
+        ("activation", (1, 24)),
+        ("linear_residual", (1, 24, 24)),
+        ("normed", (1, 24)),
+        ("linear", (1, 24, 80)),
+        ("gated", (1, 40)),
+        ("linear_residual", (1, 40, 24)),
+    ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_what_follows_a_cached_text_multiplies_with_all_keys(stage: str, tokens: int) -> None:
+    rows = operations(SMALL, STAGES[stage], tokens, cached=20)
+    by_operation = STAGES[stage].granularity == "operation"
+    last = STAGES[stage].granularity == "model"  # of its last layer one position
+    # 3 layers, 6 heads of 4, two products; fused attention leaves out what comes after a token.
+    seen = tokens * (20 + tokens) if by_operation else sum(range(21, 21 + tokens))
+    pairs = 2 * seen + (20 + tokens if last else seen)
+    assert flops(rows, "scores", "weighted", "attention") == 2 * 2 * 6 * 4 * pairs
+    assert [row.shape for row in rows if row.kind == "lm_head"] == [(1, 24, 96)]
+
+
 @pytest.fixture
 def config() -> ModelConfig:
     """The model of the analysis."""
     config = PRESETS["llama-1b"].config
     assert config is not None
     return config
-
-
-def flops(rows: tuple[Operation, ...], *kinds: str) -> int:
-    return sum(row.flops * row.times for row in rows if row.kind in kinds)
 
 
 @pytest.mark.parametrize("stage", STAGES)
