@@ -117,6 +117,13 @@ class Generation(Iterator[torch.Tensor]):
         return token.clone()  # the caller's own
 
     @property
+    def totals(self) -> Totals | None:
+        """Sums over all calls so far."""
+        if self.first_totals is None or self.token_totals is None:
+            return self.first_totals
+        return added(self.first_totals, self.token_totals)
+
+    @property
     def tokens(self) -> torch.Tensor:
         """Prompts and what was made of them so far, (batch, tokens) int64."""
         return self._tokens

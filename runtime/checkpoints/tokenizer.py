@@ -25,8 +25,8 @@ _OTHER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config
 class Tokenizer(Protocol):
     """What the project asks of a tokenizer."""
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of ``text``, without any special token added."""
+    def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """The token ids of ``text``; with those that the tokenizer puts around a text only if they are wanted."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""
@@ -50,9 +50,9 @@ class FileTokenizer:
         decoder = self._tokenizer.decoder
         self._falls_back = decoder is not None and b"ByteFallback" in decoder.__getstate__()
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of ``text``, without any special token added."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """The token ids of ``text``; with those that the tokenizer puts around a text only if they are wanted."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -74,8 +74,8 @@ class ByteTokenizer:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
 
-    def encode(self, text: str) -> list[int]:
-        """The bytes of ``text``, modulo the size of a vocabulary smaller than 256."""
+    def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """The bytes of ``text``, modulo the size of a vocabulary smaller than 256; there are no special tokens."""
         return [byte % self._vocab_size for byte in text.encode()]
 
     def decode(self, ids: Sequence[int]) -> str:

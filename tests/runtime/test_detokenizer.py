@@ -99,7 +99,7 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text(kinds: dict[str, Tokeni
 
         longest = 0
 
-        def encode(self, text: str) -> list[int]:
+        def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
             return kinds["bytes"].encode(text)
 
         def decode(self, ids: object) -> str:
