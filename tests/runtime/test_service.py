@@ -545,7 +545,7 @@ def test_an_operation_of_another_granularity_is_refused(
         assert_refused(client.exchange({**fields, "session": client.session}), "operation")
 
 
-# What only one road can carry -------------------------------------------------------------------------
+# What only one route can carry -------------------------------------------------------------------------
 
 
 def test_a_request_whose_sender_has_gone_is_of_no_consequence(

@@ -15,7 +15,7 @@ import torch
 
 from perfsuite.llama.bursts import Between, Pattern, between_calls, patterns
 from perfsuite.llama.diagnosis.calibrating import Calibration, Findings
-from perfsuite.llama.diagnosis.roads import ROADS
+from perfsuite.llama.diagnosis.routes import ROUTES
 from perfsuite.llama.diagnosis.sweep import ROWS
 from perfsuite.llama.measuring import SETTLE_S, collector_paused
 from perfsuite.llama.neighbours import Neighbours
@@ -66,7 +66,7 @@ def calibrate(
     fails or there is not enough memory.
     """
     measured, between = patterns(config, stages, tokens), _between(config, tokens)
-    with closing(Calibration(measured, between, tuple(ROADS), threads, rows)) as calibration:
+    with closing(Calibration(measured, between, tuple(ROUTES), threads, rows)) as calibration:
         for _ in range(rounds):
             calibration.run_round()
         return calibration.findings()
@@ -101,7 +101,7 @@ def measure(
             llamas[stage.name] = stack.enter_context(llama)
         progress.say("starting the micro-measurements")
         wanted = tuple(dict.fromkeys((*patterns(config, stages, tokens), *projected)))
-        calibration = Calibration(wanted, _between(config, tokens), tuple(ROADS), threads)
+        calibration = Calibration(wanted, _between(config, tokens), tuple(ROUTES), threads)
         stack.callback(calibration.close)
         neighbours = Neighbours()
         for number in range(rounds):

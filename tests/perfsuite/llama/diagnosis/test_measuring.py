@@ -95,8 +95,8 @@ def test_a_constant_is_positive_and_a_larger_message_takes_longer(findings: Find
     constants = findings.constants
     assert constants.bandwidth > 1e8
     assert all(rate.per_second > 0 for rates in constants.rates.values() for rate in rates)
-    for road in ("zmq-tcp", "zmq-ipc"):
-        transport = constants.roads[road].sent["transport"]
+    for route in ("zmq-tcp", "zmq-ipc"):
+        transport = constants.routes[route].sent["transport"]
         assert transport.at(1 << 20) > transport.at(1024) > 0
     assert findings.first_touch_s > 0
 
