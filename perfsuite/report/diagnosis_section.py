@@ -17,8 +17,8 @@ Routes: TypeAlias = Mapping[str, Sequence[tuple[float, float]]]
 """Points of a curve by the transport's name, the smallest payload first."""
 
 _WORDS = {
-    "back_to_back": "Calls one after the other: code and payload are still in the caches.",
-    "between_sweeps": "Calls as in a forward pass: both sides walked through memory in between.",
+    "hot": "Calls one after the other: code and payload are still in the caches.",
+    "cold": "Calls as in a forward pass: both sides walked through memory in between.",
 }
 
 
@@ -30,8 +30,8 @@ def transport_section(diagnosis: Diagnosis) -> Section | None:
         return None
     figures = []
     for how, routes in measured.items():
-        title = f"Round trip by size, {how.replace('_', ' ')}"
-        words = Words(f"{how.replace('_', '-')}-chart", title, _largest(routes, brief_seconds))
+        title = f"Round trip by size, {how} caches"
+        words = Words(f"{how}-chart", title, _largest(routes, brief_seconds))
         chart = _lines(routes, words, "round trip", brief_seconds)
         figures.append(Figure(chart, _WORDS[how], diagnosis.command, _table(routes)))
     first = {

@@ -99,7 +99,7 @@ class Calibration:
     def run_round(self) -> None:
         """Measure everything once more, but what no stage depends on in the first round only.
 
-        That is the routes that none takes, and the calls back to back.
+        That is the routes that none takes, and the calls with hot caches.
         """
         with collector_paused():
             for route, caller in self._callers.items():

@@ -44,7 +44,7 @@ def _titled(result: Diagnosis, title: str) -> str:
 
 def _transport(result: Diagnosis) -> str:
     curves = {
-        f"{route}, {how.replace('_', ' ')}": curve.points
+        f"{route}, {how}": curve.points
         for route, found in (result.transport or {}).items()
         for how, curve in (found.sent if found else {}).items()
     }

@@ -34,7 +34,7 @@ def diagnosis_blocks(result: Diagnosis) -> Iterator[Block]:
     yield _transport(result)
     for route, found in (result.transport or {}).items():
         if found is not None and found.fit is not None:
-            yield Note(_fit(found.fit), f"{route}, back to back")
+            yield Note(_fit(found.fit), f"{route}, hot")
     yield Note(_memory(result), "memory")
     yield Heading("2. What one would conclude from it", 2)
     yield _naive(result)
@@ -69,13 +69,13 @@ def _seconds(phases: Phases) -> list[str]:
 
 
 def _transport(result: Diagnosis) -> Table:
-    heads = columns("transport", "how", *map(format_bytes, _SHOWN_BYTES), left=("how",))
+    heads = columns("transport", "caches", *map(format_bytes, _SHOWN_BYTES), left=("caches",))
     rows = []
     for route, found in (result.transport or {}).items():
         for how, curve in (found.sent if found else {}).items():
             at = dict(curve.points)
             shown = (brief_seconds(at[size]) if size in at else MISSING for size in _SHOWN_BYTES)
-            rows.append(Row((route, how.replace("_", " "), *shown)))
+            rows.append(Row((route, how, *shown)))
     return Table(heads, rows)
 
 

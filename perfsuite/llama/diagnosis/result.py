@@ -17,8 +17,8 @@ from perfsuite.schema import Count, Finite, Interval, Positive, read
 NAIVE_BYTES = 10 * 1024 * 1024
 """The single transfer of the analysis."""
 
-# How a call is made: one after the other, or with memory walked through in between as in a forward.
-HOW = ("back_to_back", "between_sweeps")
+# The caches when a call is made: as the call before left them, or after a walk through memory, as in a forward.
+HOW = ("hot", "cold")
 
 
 Size: TypeAlias = Annotated[int, Meta(ge=1)] | Positive
@@ -70,8 +70,8 @@ class Fit(Struct, frozen=True):
 class Route(Struct, frozen=True):
     """A transport's sweeps, by how they were made."""
 
-    back_to_back: Sweep | None = None
-    between_sweeps: Sweep | None = None
+    hot: Sweep | None = field(name="back_to_back", default=None)
+    cold: Sweep | None = field(name="between_sweeps", default=None)
     fit: Fit | None = None
 
     @property

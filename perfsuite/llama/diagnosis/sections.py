@@ -68,7 +68,7 @@ def naive_section(
     """Return what a single transfer suggests: a stage's bytes over its throughput, route by route."""
     section = []
     for name, route in transport.items():
-        seconds = dict(route.sent["back_to_back"].points)[NAIVE_BYTES]
+        seconds = dict(route.sent["hot"].points)[NAIVE_BYTES]
         throughput = NAIVE_BYTES / seconds
         concluded = {
             stage.name: forward_traffic(config, stage, tokens).total_bytes / throughput

@@ -1,7 +1,7 @@
 """Calls that carry from 1 KB to 134 MB over each route: the transport's diagnosis, and the model's constants.
 
-A call is measured in two ways. *Back to back*, as a transport is usually diagnosed: code and payload are
-still in the caches. *Between sweeps*, as in a forward pass: since the last call both sides have walked through
+A call is measured in two ways. *Hot*, as a transport is usually diagnosed, one call after the other: code and
+payload are still in the caches. *Cold*, as in a forward pass: since the last call both sides have walked through
 as much memory, and the worker has multiplied as much, as they do between two calls of a forward pass. A call
 of the same size then costs up to several times as much.
 """
@@ -43,7 +43,7 @@ _CALLS: Mapping[Kind, Call] = {
 
 @dataclass(frozen=True)
 class Key:
-    """What was measured: payload one way, or small results by number; ``cold`` is between memory sweeps."""
+    """What was measured: payload one way, or small results by number; ``cold`` is after a walk through memory."""
 
     kind: Kind
     rows: int
@@ -82,7 +82,7 @@ class Samples:
         return [size for size, _ in chosen], [seconds for _, seconds in chosen]
 
     def route(self) -> Route:
-        """Return the model's constants: from the calls between memory sweeps."""
+        """Return the model's constants: from the calls with cold caches."""
         one, three = Key("one tensor", 1, True), Key("three tensors", 1, True)
         return Route(
             sent={phase: self.curve("sent", True, [phase]) for phase in CALL_PHASES},

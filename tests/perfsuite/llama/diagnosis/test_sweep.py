@@ -54,7 +54,7 @@ def call(**phases: float) -> dict[str, float]:
     return {**dict.fromkeys(CALL_PHASES, 0.0), **phases}
 
 
-def test_constants_are_medians_of_the_calls_between_sweeps() -> None:
+def test_constants_are_medians_of_the_cold_calls() -> None:
     samples = Samples()
     for kind in ("sent", "received"):
         for rows in FEW:
