@@ -2,7 +2,7 @@
 
 total = sum over calls of serialize + transport + device + deserialize, plus trusted compute.
 
-Pure functions. The constants come from micro-measurements of single calls and single operations
+Pure functions. The constants come from microbenchmarks of single calls and single operations
 (``perfsuite/diagnosis``); no forward pass, and no total of one, is ever among them.
 """
 

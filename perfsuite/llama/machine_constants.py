@@ -1,4 +1,4 @@
-"""A machine as the cost model sees it: constants, each from a micro-measurement of one call or one operation."""
+"""A machine as the cost model sees it: constants, each from a microbenchmark of one call or one operation."""
 
 from __future__ import annotations
 

@@ -60,9 +60,7 @@ def run(
     device: Annotated[str, option("--device", "DEVICE", "the worker's: cpu so far")] = "cpu",
     rounds: Annotated[
         int,
-        option(
-            "--rounds", "ROUNDS", "of micro-measurements and forward passes in alternation", whole
-        ),
+        option("--rounds", "ROUNDS", "of microbenchmarks and forward passes in alternation", whole),
     ] = 3,
     threads: Threads = None,
     what_if: Annotated[

@@ -42,7 +42,7 @@ def diagnosis_blocks(result: Diagnosis) -> Iterator[Block]:
     yield _phases(result)
     yield _operations(result)
     yield from map(_layers, result.stages)
-    yield Heading("4. Predicted from micro-measurements alone", 2)
+    yield Heading("4. Predicted from microbenchmarks alone", 2)
     yield predictions(result)
     yield from map(judgement, result.prediction)
     yield Note(_ranking(result), "all")

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from perfsuite import statistics
 from perfsuite.llama.cost_model import Prediction, predict, route_of
 from perfsuite.llama.diagnosis import result
-from perfsuite.llama.diagnosis.calibrating import TOUCHED_BYTES, Findings
 from perfsuite.llama.diagnosis.measuring import Timed
+from perfsuite.llama.diagnosis.microbenchmarks import TOUCHED_BYTES, Findings
 from perfsuite.llama.diagnosis.result import (
     NAIVE_BYTES,
     Curve,

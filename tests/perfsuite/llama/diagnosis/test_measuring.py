@@ -1,4 +1,4 @@
-"""The whole chain on the smallest model: calibrate, predict, measure, and find out what moved."""
+"""The whole chain on the smallest model: run microbenchmarks, predict, measure, and find out what moved."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from statistics import median
 import pytest
 
 from perfsuite.llama.cost_model import predict
-from perfsuite.llama.diagnosis.calibrating import Findings
-from perfsuite.llama.diagnosis.measuring import Timed, calibrate
+from perfsuite.llama.diagnosis.measuring import Timed, run_microbenchmarks
+from perfsuite.llama.diagnosis.microbenchmarks import Findings
 from perfsuite.llama.diagnosis.report import judgement
 from perfsuite.llama.diagnosis.sections import prediction_row, stage_section
 from perfsuite.llama.results import PHASES
@@ -44,12 +44,12 @@ def findings(tiny: Checkpoint) -> Findings:
     """Constants of this machine, found without any model and without any forward pass."""
 
     def forbidden(*arguments: object, **options: object) -> None:
-        raise AssertionError("a calibration must not run a model")
+        raise AssertionError("a microbenchmark must not run a model")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SplitLlama, "launch", forbidden)
         patch.setattr(SplitLlama, "forward", forbidden)
-        return calibrate(
+        return run_microbenchmarks(
             tiny.config, list(STAGES.values()), TOKENS, threads=THREADS, rounds=2, rows=ROWS
         )
 

@@ -1,4 +1,4 @@
-"""Micro-measurements of this machine, pass by pass, and the cost model's constants from their medians.
+"""Microbenchmarks of this machine, pass by pass, and the cost model's constants from their medians.
 
 No model is loaded and no forward pass is run here: single calls, single operations, memory.
 """
@@ -38,7 +38,7 @@ OperationKey = tuple[RateKey, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Findings:
-    """The constants, and what else the micro-measurements show; seconds are for ``TOUCHED_BYTES``."""
+    """The constants, and what else the microbenchmarks show; seconds are for ``TOUCHED_BYTES``."""
 
     constants: MachineConstants
     samples: Mapping[str, Samples]
@@ -46,7 +46,7 @@ class Findings:
     warm_touch_s: float
 
 
-class Calibration:
+class Microbenchmarks:
     """Holds the processes that are needed until it is closed; each ``run_round`` adds samples.
 
     Raises ArenaError when there is not enough memory, WorkerError or MeasurementError when a process fails.
