@@ -135,7 +135,8 @@ class RpcClient:
             outputs = self._checked_outputs(reply, specs, places)
             durations = WorkerDurations(reply.deserialize_s, reply.device_s, reply.serialize_s)
             worker_s = durations.checked_total_s(arrived - sent)
-            self.caches.note(call, cache, keys)
+            if cache:
+                self.caches.note(call, cache, keys)
         except BaseException:
             # Also on Ctrl-C: from here on the sides might not remember the same.
             self.broken = True
