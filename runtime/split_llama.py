@@ -71,9 +71,9 @@ class SplitLlama:
         self._channel = channel
         self._process = os.getpid()
         self._lock = threading.RLock()  # also closed from within a call, by a signal's handler
-        conversation = (channel, self.config, stage.torch_dtype)
+        connection = (channel, self.config, stage.torch_dtype)
         self._rpc = (
-            DelayedRpcClient(*conversation, delays=delays) if delays else RpcClient(*conversation)
+            DelayedRpcClient(*connection, delays=delays) if delays else RpcClient(*connection)
         )
         self.worker_info: Mapping[str, Any] = self._rpc.handshake(
             Hello(

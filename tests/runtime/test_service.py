@@ -37,7 +37,7 @@ EXAMPLES = 500
 TRANSPORTS = ("ipc", "tcp", "unix")
 PROMPT = list(range(40))
 
-SESSION = "<the session of the conversation>"
+SESSION = "<the session>"
 TOKENS = 8
 CONFIG = tiny().config
 LINEAR = linear_shapes(CONFIG)
