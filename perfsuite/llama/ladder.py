@@ -196,12 +196,12 @@ def measure(
             worker_info[stage.name] = llama.worker_info
             contenders[stage.name] = partial(_split_forward, llama, input_ids)
             answering[stage.name] = partial(answer_of, llama, input_ids, generate or 0)
-        for dtype, yardstick in unsplit.items():
+        for dtype, reference in unsplit.items():
             progress.say(f"starting {unsplit_name(dtype)}")
-            yardstick.wait_until_ready()
-            contenders[unsplit_name(dtype)] = partial(_unsplit_forward, yardstick, input_ids)
+            reference.wait_until_ready()
+            contenders[unsplit_name(dtype)] = partial(_unsplit_forward, reference, input_ids)
             answering[unsplit_name(dtype)] = partial(
-                _unsplit_answer, yardstick, input_ids, generate or 0
+                _unsplit_answer, reference, input_ids, generate or 0
             )
         neighbours = Neighbours()
         samples = interleave(
