@@ -69,7 +69,7 @@ def _table(curves: Routes) -> Table:
     return Table(
         columns("transport", "sent", "round trip", "throughput"),
         [
-            Row((route, size(sent), brief_seconds(seconds), _rate(sent / seconds)))
+            Row(route, size(sent), brief_seconds(seconds), _rate(sent / seconds))
             for route, points in curves.items()
             for sent, seconds in points
         ],

@@ -47,6 +47,7 @@ _KNOWN_KEYS = frozenset(
         "tensor_data_layout",
     )
 )
+_REQUIRED = ("llama.block_count", "llama.embedding_length", "llama.feed_forward_length")
 _KNOWN_TENSOR = re.compile(
     r"(token_embd|output|output_norm|rope_freqs|"
     r"blk\.\d+\.(attn_(q|k|v|output|norm)|ffn_(gate|up|down|norm)))\.weight"
@@ -115,6 +116,7 @@ class _Header:
             self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
         self._refuse_unsupported()
+        self._check_sizes()
 
     def _refuse_unsupported(self) -> None:
         architecture = self._fields.get("general.architecture")
@@ -130,6 +132,40 @@ class _Header:
         for name in self._tensors:
             if not _KNOWN_TENSOR.fullmatch(name):
                 raise CheckpointError(f"{self.file}: tensor {name!r} is not supported")
+
+    def _check_sizes(self) -> None:
+        """Compare the sizes that the file declares with its tensors.
+
+        ``transformers`` would allocate what is declared, and usual sizes where nothing is.
+        """
+        sizes = {name: [int(size) for size in each.shape] for name, each in self._tensors.items()}
+        heads = _same(self._fields.get("llama.attention.head_count"))
+        if not isinstance(heads, int) or heads < 1:
+            raise CheckpointError(f"{self.file}: llama.attention.head_count is {heads!r}")
+        try:
+            hidden, vocabulary = sizes["token_embd.weight"]
+            (_, query), (_, key) = (sizes[f"blk.0.attn_{name}.weight"] for name in "qk")
+            _, inner = sizes["blk.0.ffn_gate.weight"]
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.file} lacks tensors of a LLaMA, or they are no matrices ({error})"
+            ) from error
+        head_dim = query // heads
+        stored = {
+            "llama.block_count": len({name.split(".")[1] for name in sizes if "blk" in name}),
+            "llama.embedding_length": hidden,
+            "llama.feed_forward_length": inner,
+            "llama.vocab_size": vocabulary,
+            "llama.attention.head_count_kv": key // max(1, head_dim),
+            "llama.attention.key_length": head_dim,
+            "llama.attention.value_length": head_dim,
+        }
+        for name, size in stored.items():
+            declared = _same(self._fields.get(name, None if name in _REQUIRED else size))
+            if declared != size:
+                raise CheckpointError(
+                    f"{self.file}: {name} is {declared!r}; its tensors have {size}"
+                )
 
     @property
     def splits_digits(self) -> bool:
@@ -158,6 +194,12 @@ class _Header:
         if kind == "linear":
             return _rope("linear", theta, {"factor": factor})
         return _rope("default", theta, {})
+
+
+def _same(value: Any) -> Any:
+    """Return what all entries of a list are, where they are the same; else ``value``."""
+    is_uniform = isinstance(value, list) and value and value.count(value[0]) == len(value)
+    return value[0] if is_uniform else value
 
 
 def _rope(kind: str, theta: object, settings: Mapping[str, Any]) -> dict[str, Any]:

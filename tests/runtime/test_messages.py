@@ -88,7 +88,7 @@ def requests(draw: st.DrawFn) -> Request:
         layer=layer,
         modules=modules,
         transpose_b=draw(st.booleans()),
-        cache=draw(st.lists(INTEGERS, max_size=3).map(tuple)),
+        cache=draw(st.lists(INTEGERS, max_size=4).map(tuple)),
         inputs=draw(st.lists(tensors(), max_size=8)),
         outputs=draw(st.lists(INTEGERS, max_size=8)),
     )
