@@ -104,6 +104,7 @@ class SplitLlama:
 
         Raises:
             InputError: for an unknown stage or device, or a number that is not positive.
+            CheckpointError: if the model's files changed since it was opened.
             EndpointError: if nobody can be reached at ``endpoint``, or not with these keys.
             HandshakeError: if the worker has another protocol, model, dtype or device.
             WorkerError: if it ends or does not answer.
@@ -113,6 +114,7 @@ class SplitLlama:
             raise InputError(
                 f"checkpoint: must be what load_checkpoint returns, got {type(given).__name__}"
             )
+        checkpoint.check_unchanged()
         row = find_stage(stage)
         if device not in DEVICES:
             raise InputError(f"device: {device!r} is unknown; choose one of {', '.join(DEVICES)}")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from runtime.checkpoints.cache import Cache
 from runtime.checkpoints.checkpoint import Checkpoint
-from runtime.checkpoints.digest import file_digest, remembered
+from runtime.checkpoints.digest import remembered
+from runtime.checkpoints.files import SteadyFile
 from runtime.checkpoints.presets import PRESETS
 from runtime.checkpoints.progress import Advance, progress_bar
 from runtime.errors import CheckpointError
@@ -67,10 +68,8 @@ def _open_made(
 
 
 def _gguf_key(path: Path, cache: Cache) -> str:
-    try:
-        content = remembered(cache, "file", [path], lambda: file_digest(path))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    file = SteadyFile(path)
+    content = remembered(cache, "file", [file], file.sha256)
     return f"gguf-{content[:32]}-v{GGUF_VERSION}"
 
 

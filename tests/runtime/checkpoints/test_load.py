@@ -89,13 +89,17 @@ def test_reads_what_transformers_saves(fields: dict[str, Any], tmp_path: Path) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_tensors_keep_their_dtype_and_are_mapped_once(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_tensors_keep_their_dtype_and_are_the_callers_own(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**FIELDS)).to(dtype).save_pretrained(tmp_path / "model")
+    model = LlamaForCausalLM(LlamaConfig(**FIELDS)).to(dtype)
+    model.save_pretrained(tmp_path / "model")
     checkpoint = load_checkpoint(tmp_path / "model")
-    first, second = (checkpoint.tensor("model.norm.weight") for _ in range(2))
+    first, second = (checkpoint.tensor("lm_head.weight") for _ in range(2))
     assert first.dtype == dtype
-    assert first.data_ptr() == second.data_ptr()
+    first.zero_()
+    assert torch.equal(second, model.state_dict()["lm_head.weight"])
 
 
 def test_a_tied_head_stored_twice(tmp_path: Path) -> None:
@@ -131,6 +135,19 @@ def edit_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
         tensors = load_file(directory / "model.safetensors")
         change(tensors)
         save_file(tensors, directory / "model.safetensors")
+
+    return edit
+
+
+def edit_header(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        file = directory / "model.safetensors"
+        content = file.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:end])
+        change(header)
+        written = json.dumps(header).encode()
+        file.write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
 
     return edit
 
@@ -175,6 +192,42 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "other dtype": (
         edit_tensors(lambda t: t.update({NORM: torch.ones(64, dtype=torch.float64)})),
         rf"'{NORM}' .* dtype F64; supported are F32, BF16, F16",
+    ),
+    "header huge": (
+        lambda d: (d / FILE).write_bytes(b"\xff" * 7 + b"\0" + b"{}"),
+        rf"{FILE} is damaged.*header",
+    ),
+    "header no UTF-8": (
+        lambda d: (d / FILE).write_bytes((4).to_bytes(8, "little") + b'{"\xff'),
+        rf"{FILE} is damaged",
+    ),
+    "header deep": (
+        lambda d: (d / FILE).write_bytes((10**5).to_bytes(8, "little") + b"[" * 10**5),
+        rf"{FILE} is damaged",
+    ),
+    "hole": (
+        edit_header(lambda h: h[NORM].update(data_offsets=[h[NORM]["data_offsets"][0] + 4] * 2)),
+        rf"{FILE} is damaged.*overlap, or leave holes",
+    ),
+    "overlap": (
+        edit_header(lambda h: h[NORM].update(data_offsets=[0, 256])),
+        rf"{FILE} is damaged.*overlap, or leave holes",
+    ),
+    "backwards": (
+        edit_header(lambda h: h[NORM].update(data_offsets=h[NORM]["data_offsets"][::-1])),
+        rf"{FILE} is damaged",
+    ),
+    "bytes of another dtype": (
+        edit_header(lambda h: h[NORM].update(dtype="F16")),
+        rf"{FILE} is damaged: '{NORM}' has 256 bytes",
+    ),
+    "offsets without bounds": (
+        edit_header(lambda h: h[NORM].update(data_offsets=[2**70, 2**71])),
+        rf"{FILE} is damaged",
+    ),
+    "bytes behind": (
+        lambda d: (d / FILE).write_bytes((d / FILE).read_bytes() + b"\0"),
+        rf"{FILE} is damaged.* are declared",
     ),
     "more layers": (edit_config(num_hidden_layers=3), "lacks tensors 'model.layers.2"),
 }
