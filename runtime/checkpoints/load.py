@@ -16,7 +16,7 @@ from runtime.checkpoints.progress import Advance, progress_bar
 from runtime.errors import CheckpointError
 
 # Goes up when converting a GGUF file would write other bytes than before.
-GGUF_VERSION = 2
+GGUF_VERSION = 3
 
 
 def load_checkpoint(
@@ -75,7 +75,7 @@ def _gguf_key(path: Path, cache: Cache) -> str:
 
 def _gguf_build(path: Path) -> Callable[[Path, Advance], None]:
     def build(directory: Path, advance: Advance) -> None:
-        from runtime.checkpoints.gguf import convert_gguf
+        from runtime.checkpoints.conversion import convert_gguf
 
         convert_gguf(path, directory)
 
