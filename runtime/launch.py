@@ -7,12 +7,18 @@ import subprocess
 import tempfile
 from contextlib import ExitStack
 
+import zmq
+
 from runtime.errors import WorkerError
-from runtime.parent_watch import GRACE_S
 from runtime.stages import Stage
 from runtime.text import printable
 from runtime.transports.registry import TRANSPORTS
 from runtime.watched_process import end, environment, start
+
+
+_LAST_WORDS_S = (
+    10.0  # of a worker whose connection has ended: it is about to end, on a busy machine too
+)
 
 
 class WorkerProcess:
@@ -27,7 +33,7 @@ class WorkerProcess:
         """
         try:
             self._start(model, stage, device, threads)
-        except OSError as error:
+        except (OSError, zmq.ZMQError) as error:
             raise WorkerError(
                 f"worker: cannot be started: {printable(error.strerror or str(error))}"
             ) from error
@@ -65,7 +71,7 @@ class WorkerProcess:
     def stderr_tail(self) -> str:
         """Return what a worker that ended by itself said last; an empty text if it runs or said nothing."""
         try:
-            self.process.wait(GRACE_S)
+            self.process.wait(_LAST_WORDS_S)
         except subprocess.TimeoutExpired:
             return ""
         self._errors.seek(0)

@@ -10,23 +10,20 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from runtime.errors import HandshakeError, ProtocolError
 from runtime.operations import Call
-from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec
+from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec, remembered_spec
 from runtime.text import printable
-from runtime.trace import WorkerDurations
 from runtime.transports.base import Data
 
 PROTOCOL_VERSION = 2
 
 _MAX_TEXT = 4096
-_REMEMBERED_SPECS = 1024
 _SHOWN = 200  # characters of somebody else's value in an error
 
 Text = Annotated[str, Meta(max_length=_MAX_TEXT)]
@@ -52,21 +49,15 @@ class TensorMessage(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     @classmethod
     def of(cls, spec: TensorSpec, payload: Payload) -> TensorMessage:
         """Describe a tensor; any buffer is sent as bytes."""
-        dtype = cast('Literal["float32", "bfloat16", "int64"]', DTYPE_NAMES[spec.dtype])
-        return cls(dtype, spec.shape, cast("int | bytes", payload))
+        return cls(DTYPE_NAMES[spec.dtype], spec.shape, payload)  # type: ignore[arg-type]
 
     @property
     def spec(self) -> TensorSpec:
         """Its element type and shape."""
-        return _spec(self.dtype, self.shape)
+        return remembered_spec(DTYPES[self.dtype], self.shape)
 
 
 Tensors = Annotated[Sequence[TensorMessage], Meta(max_length=8)]
-
-
-@lru_cache(maxsize=_REMEMBERED_SPECS)
-def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
-    return TensorSpec(DTYPES[dtype], shape)
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,27 +71,6 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     transpose_b: bool
     inputs: Tensors
     outputs: Places
-
-    @classmethod
-    def of(
-        cls,
-        session: int,
-        sequence: int,
-        call: Call,
-        inputs: Sequence[TensorMessage],
-        outputs: Sequence[Payload] = (),
-    ) -> Request:
-        """Ask for ``call``."""
-        return cls(
-            session,
-            sequence,
-            call.operation,
-            call.layer,
-            call.modules,
-            call.transpose_b,
-            inputs,
-            cast("Sequence[int]", outputs),
-        )
 
     @property
     def call(self) -> Call:
@@ -121,11 +91,6 @@ class Reply(Struct, frozen=True, forbid_unknown_fields=True):
     device_s: float
     payload_copies: Count
     serialize_s: float
-
-    @property
-    def durations(self) -> WorkerDurations:
-        """The worker's own seconds."""
-        return WorkerDurations(self.deserialize_s, self.device_s, self.serialize_s)
 
 
 class ErrorReply(Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,9 +174,32 @@ _FAILURE = msgspec.msgpack.Decoder(_Failure)
 _UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
 
 
-def encode(message: Request | Reply | Welcome) -> bytes:
-    """Return the message's bytes."""
-    return _ENCODER.encode(message)
+def encode_welcome(welcome: Welcome) -> bytes:
+    """Return the bytes of the answer to a hello."""
+    return _ENCODER.encode(welcome)
+
+
+def encode_request(
+    session: int,
+    sequence: int,
+    call: Call,
+    specs: Sequence[TensorSpec],
+    payloads: Sequence[Payload],
+    places: Sequence[Payload] = (),
+) -> bytes:
+    """Return the bytes of the message that asks for ``call`` of these inputs."""
+    return _ENCODER.encode(
+        Request(
+            session,
+            sequence,
+            call.operation,
+            call.layer,
+            call.modules,
+            call.transpose_b,
+            list(map(TensorMessage.of, specs, payloads)),
+            places,  # type: ignore[arg-type]
+        )
+    )
 
 
 def encode_hello(hello: Hello) -> bytes:

@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from types import MappingProxyType
 
 import torch
+from msgspec import Struct
 
 from runtime.checkpoints import ModelConfig
 from runtime.errors import ProtocolError
@@ -22,8 +23,7 @@ from runtime.tensors import TensorSpec
 _REMEMBERED_CALLS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One request without its tensors: the operation and what it is applied to."""
 
     operation: str

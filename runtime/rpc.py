@@ -23,18 +23,16 @@ from runtime.messages import (
     ErrorReply,
     Hello,
     Reply,
-    Request,
-    TensorMessage,
     decode_reply,
     decode_welcome,
-    encode,
     encode_hello,
+    encode_request,
 )
 from runtime.operations import Call, remembered_output_specs
 from runtime.tensors import TensorSpec
 from runtime.text import printable
-from runtime.trace import RpcRecord
-from runtime.transports.base import ClientChannel, Data, PeerGone, ReceiveTimeout
+from runtime.trace import RpcRecord, WorkerDurations
+from runtime.transports.base import ClientChannel, Data, PeerGone, Place, ReceiveTimeout
 
 Answer = TypeVar("Answer")
 
@@ -115,40 +113,34 @@ class RpcClient:
         input_specs = tuple(map(TensorSpec.of, inputs))
         specs = self._output_specs(call, input_specs)
         places = self.channel.reserve(specs)
-        request = encode(
-            Request.of(
-                self._session,
-                self._sequence + 1,
-                call,
-                [
-                    TensorMessage.of(spec, self.channel.pack(tensor))
-                    for spec, tensor in zip(input_specs, inputs, strict=True)
-                ],
-                [self.channel.pack(place) for place in places],
-            )
+        request = encode_request(
+            self._session,
+            self._sequence + 1,
+            call,
+            input_specs,
+            [self.channel.pack(tensor) for tensor in inputs],
+            [payload for _, payload in places],
         )
         self._sequence += 1
         sent = time.perf_counter()
         reply, arrived = self._exchange(request, decode_reply)
         try:
             outputs = self._checked_outputs(reply, specs, places)
-            problem = reply.durations.problem(arrived - sent)
-            if problem:
-                raise ProtocolError("durations", problem)
+            durations = WorkerDurations(reply.deserialize_s, reply.device_s, reply.serialize_s)
+            worker_s = durations.checked_total_s(arrived - sent)
         except SplitError:
             self.broken = True
             raise
-        durations = reply.durations
         finished = time.perf_counter()
         self.records.append(
             RpcRecord(
                 operation=call.operation,
                 layer=call.layer,
-                bytes_sent=sum(spec.nbytes for spec in input_specs),
-                bytes_received=sum(spec.nbytes for spec in specs),
+                bytes_sent=sum([spec.nbytes for spec in input_specs]),
+                bytes_received=sum([spec.nbytes for spec in specs]),
                 payload_copies=self.channel.payload_copies - copies_before + reply.payload_copies,
                 serialize_s=sent - started + durations.serialize_s,
-                transport_s=arrived - sent - durations.total_s,
+                transport_s=arrived - sent - worker_s,
                 device_s=durations.device_s,
                 deserialize_s=finished - arrived + durations.deserialize_s,
                 total_s=finished - started,
@@ -163,7 +155,7 @@ class RpcClient:
             raise WorkerError("worker: an earlier call failed; launch a new worker")
 
     def _checked_outputs(
-        self, reply: Reply, specs: Sequence[TensorSpec], places: Sequence[torch.Tensor]
+        self, reply: Reply, specs: Sequence[TensorSpec], places: Sequence[Place]
     ) -> Sequence[torch.Tensor]:
         if reply.sequence != self._sequence:
             raise ProtocolError(
@@ -173,7 +165,7 @@ class RpcClient:
         if len(reply.outputs) != expected:
             raise ProtocolError("outputs", f"{expected} expected, got {len(reply.outputs)}")
         if places:
-            return places
+            return [tensor for tensor, _ in places]
         for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
             if output.spec != spec:
                 raise ProtocolError(f"outputs[{index}]", f"must be {spec}, got {output.spec}")

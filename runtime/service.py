@@ -21,9 +21,9 @@ from runtime.messages import (
     TensorMessage,
     Welcome,
     decode_request,
-    encode,
     encode_error,
     encode_reply,
+    encode_welcome,
 )
 from runtime.operations import check_granularity, remembered_output_specs
 from runtime.transports.base import Data, PeerGone, ReceiveTimeout, ServerChannel
@@ -111,7 +111,7 @@ class Service:
         hello.check_against(self._hello)
         self._session = secrets.randbits(62)
         self._sequence = 0
-        return encode(Welcome(self._hello, self._session, dict(self._about)))
+        return encode_welcome(Welcome(self._hello, self._session, dict(self._about)))
 
     def _check_turn(self, request: Request) -> None:
         if self._session is None or request.session != self._session:
@@ -123,12 +123,13 @@ class Service:
 
 def _check_apart(inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
     """Refuse results that would be written over an input or over each other."""
-    taken = [(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in inputs]
+    taken = [(tensor.data_ptr(), tensor.nbytes) for tensor in inputs]
     for index, output in enumerate(outputs):
-        begin, end = output.data_ptr(), output.data_ptr() + output.nbytes
-        if any(begin < other_end and other_begin < end for other_begin, other_end in taken):
-            raise ProtocolError(f"outputs[{index}]", "overlaps an input or another output")
-        taken.append((begin, end))
+        begin, size = output.data_ptr(), output.nbytes
+        for other, length in taken:
+            if begin < other + length and other < begin + size:
+                raise ProtocolError(f"outputs[{index}]", "overlaps an input or another output")
+        taken.append((begin, size))
 
 
 def _error_reply(error: Exception) -> ErrorReply:

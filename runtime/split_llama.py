@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ import torch
 
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.delay_injection import DelayedRpcClient, Delays
+from runtime.descriptors import ZEROMQ, require_descriptors
 from runtime.devices import DEVICES
 from runtime.errors import InputError, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
@@ -29,7 +30,7 @@ from runtime.token_ids import TokenIds, checked_token_ids
 from runtime.trace import Trace
 from runtime.traffic import live_bytes
 from runtime.transports.base import ClientChannel
-from runtime.transports.registry import connect
+from runtime.transports.registry import TRANSPORTS, connect
 
 _MOST_THREADS = 2**15
 _LONGEST_S = 1_000_000  # more does not fit into a wait of the kernel's, in milliseconds
@@ -124,7 +125,9 @@ class SplitLlama:
         if keys is not None and endpoint is None:
             raise InputError("keys: only for the endpoint of a worker that runs already")
         delays = Delays(slowdown) if slowdown else None
-        with ExitStack() as cleanup:
+        if not TRANSPORTS[row.transport].shares_memory:
+            require_descriptors(ZEROMQ)
+        with _on_the_host(), ExitStack() as cleanup:
             cleanup.enter_context(IdleTeams())
             process = None
             if endpoint is None:
@@ -199,7 +202,8 @@ class SplitLlama:
             if not self._release.alive:
                 raise WorkerError("worker: this model is closed; launch another")
             self._rpc.records.clear()
-            yield
+            with _on_the_host():
+                yield
 
     def close(self) -> None:
         """End the worker that this object started, and release everything. Closing twice is allowed.
@@ -224,6 +228,12 @@ class SplitLlama:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _on_the_host() -> AbstractContextManager[object]:
+    """Let tensors that are made meanwhile lie in host memory, whatever default device the caller has set."""
+    device = torch.get_default_device()
+    return nullcontext() if device.type == "cpu" else torch.device("cpu")
 
 
 def _check_number(name: str, given: Any, wanted: str, most: int, kinds: tuple[type, ...]) -> None:

@@ -42,6 +42,11 @@ def environment(threads: int) -> dict[str, str]:
     return {**kept, **_OPENMP, "OMP_NUM_THREADS": str(threads)}
 
 
+def import_paths() -> list[str]:
+    """Return where a program may import from beyond its interpreter's own places: not the current folder."""
+    return [str(path) for path in sys.path if path and Path(path).is_absolute()]
+
+
 def start(
     module: str,
     arguments: Sequence[str],
@@ -61,12 +66,10 @@ def start(
     """
     if not sys.executable:
         raise OSError(errno.ENOENT, "this Python does not know its own program (sys.executable)")
-    # From beyond the interpreter's own places it may import what this process does: not from the current folder.
-    paths = [str(path) for path in sys.path if path and Path(path).is_absolute()]
     kept = {name: value for name, value in variables.items() if name != "PYTHONPATH"}
     return subprocess.Popen(
         [
-            sys.executable, "-P", _WATCH, str(os.getpid()), folder, json.dumps(paths), module, *arguments,
+            sys.executable, "-P", _WATCH, str(os.getpid()), folder, json.dumps(import_paths()), module, *arguments,
         ],
         env=kept,
         pass_fds=descriptors,

@@ -1,4 +1,4 @@
-"""The result of a comparison, and how people and other programs read it: text, Markdown, JSON."""
+"""The result of a comparison, as blocks for people and as JSON for other programs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from statistics import median
 from typing import Any
 
 from perfsuite.gate.outcome import Status
-from perfsuite.gate.views import escaped
+from perfsuite.gate.reported import Subject
+from perfsuite.gate.views import TONES
+from perfsuite.render.blocks import MISSING, Block, Heading, Note, Row, Table, columns
 from perfsuite.statistics import Estimate
-from perfsuite.units import percent, seconds
+from perfsuite.units import change, counted, seconds
 
 EXIT_REGRESSION = 1
 EXIT_BROKEN = 2
 EXIT_INCONCLUSIVE = 3
 
 _COMPARED = frozenset({Status.REGRESSION, Status.PASS, Status.IMPROVED, Status.INCONCLUSIVE})
-_SIGNS = {
-    Status.REGRESSION: "🔴",
-    Status.PASS: "🟢",
-    Status.INCONCLUSIVE: "🟡",
-    Status.IMPROVED: "🔵",
-}
-_COLUMNS = ("benchmark", "verdict", "BASE", "head", "change", "moved most")
-_NUMBERS = frozenset({"BASE", "head"})
+_COLUMNS = columns(
+    "benchmark", "verdict", "BASE", "head", "change", "moved most",
+    left=("verdict", "change", "moved most"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,33 +45,29 @@ class BenchmarkResult:
     samples: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
-    def read(cls, outcome: Mapping[str, Any]) -> BenchmarkResult:
+    def read(cls, found: Subject) -> BenchmarkResult:
         """Read one from the report of a pytest run that compared two revisions."""
-        name, verdict, reason = outcome["name"], outcome["verdict"], outcome["reason"]
-        if verdict not in _COMPARED or outcome.get("base_s") is None:
-            return cls(name, "not compared", problem=reason)
-        change = None
-        if outcome["change"] is not None:
-            change = Estimate(outcome["change"], *outcome["change_interval"])
-        samples = outcome.get("samples", ())
+        if found.verdict not in _COMPARED or found.base_s is None:
+            return cls(found.name, "not compared", problem=found.reason)
         # Head's are held over BASE's time of the same process, as if BASE were its reference.
-        reference_s = median([one["reference_seconds"] for one in samples] or [outcome["base_s"]])
+        references = [one["reference_seconds"] for one in found.samples]
+        reference_s = median(references or [found.base_s])
         return cls(
-            name,
-            verdict,
-            reason=reason,
-            change=change,
-            margin=outcome["margin"],
-            head_s=outcome["latency_s"],
-            base_s=outcome["base_s"],
+            found.name,
+            found.verdict,
+            reason=found.reason,
+            change=found.change,
+            margin=found.margin,
+            head_s=found.seconds,
+            base_s=found.base_s,
             head_phases_s={
-                phase: share * reference_s for phase, share in outcome["phases"].items()
+                phase: share * reference_s for phase, share in found.known_phases.items()
             },
-            base_phases_s=outcome.get("base_phases_s", {}),
-            processes=outcome["processes"],
-            looks=outcome["looks"],
-            disturbed_rounds=outcome["disturbed_rounds"],
-            samples=samples,
+            base_phases_s=found.base_phases_s,
+            processes=found.processes,
+            looks=found.looks,
+            disturbed_rounds=found.disturbed_rounds,
+            samples=found.samples,
         )
 
     @property
@@ -136,37 +130,11 @@ class Comparison:
             return EXIT_BROKEN
         return EXIT_INCONCLUSIVE if Status.INCONCLUSIVE in verdicts else 0
 
-    def text(self) -> str:
-        """Return an aligned table below a line that says what was compared, and notes of what was not."""
-        table = [_COLUMNS, *map(_cells, self.compared)]
-        widths = [max(len(row[place]) for row in table) for place in range(len(_COLUMNS))]
-        lines = [self._title, ""]
-        lines += [
-            "  ".join(
-                cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
-                for column, cell, width in zip(_COLUMNS, row, widths, strict=True)
-            ).rstrip()
-            for row in table
-        ]
-        lines += ["", *self._notes]
-        return "\n".join(lines)
-
-    def markdown(self) -> str:
-        """Return the same for a step summary or a pull request's comment."""
-        lines = [
-            f"### {escaped(self._title)}",
-            "",
-            "| | " + " | ".join(_COLUMNS) + " |",
-            "|---|---|---|---:|---:|---|---|",
-        ]
-        lines += [
-            f"| {_SIGNS[Status(result.verdict)]} | "
-            + " | ".join(escaped(cell) for cell in _cells(result))
-            + " |"
-            for result in self.compared
-        ]
-        lines += ["", *(f"- {escaped(note)}" for note in self._notes)]
-        return "\n".join(lines) + "\n"
+    def blocks(self) -> list[Block]:
+        """Return a table below a line that says what was compared, and notes of what was not."""
+        rows = [Row(_cells(one), TONES.get(one.verdict, "unsure")) for one in self.compared]
+        title = Heading(f"{self.head} against {self.base}")
+        return [title, Table(_COLUMNS, rows), *map(Note, self._notes)]
 
     def as_json(self) -> dict[str, Any]:
         """Return what was measured, samples included."""
@@ -178,10 +146,6 @@ class Comparison:
             "benchmarks": [result.as_json() for result in self.results],
             "broken": dict(self.broken),
         }
-
-    @property
-    def _title(self) -> str:
-        return f"{self.head} against {self.base}"
 
     @property
     def _notes(self) -> list[str]:
@@ -206,8 +170,7 @@ class Comparison:
             notes.append(f"rounds left out, others used the machine: {', '.join(disturbed)}")
         counts: dict[str, list[str]] = {}
         for result in compared:
-            looks = "look" if result.looks == 1 else "looks"
-            count = f"{result.processes} in {result.looks} {looks}"
+            count = f"{result.processes} in {counted(result.looks, 'look')}"
             counts.setdefault(count, []).append(result.name)
         if counts:
             told = [f"{count} ({', '.join(names)})" for count, names in counts.items()]
@@ -222,24 +185,17 @@ class Comparison:
 
 def _cells(result: BenchmarkResult) -> tuple[str, ...]:
     return (
-        " ".join(result.name.split()),
+        result.name,
         result.verdict,
-        "-" if result.base_s is None else seconds(result.base_s),
-        "-" if result.head_s is None else seconds(result.head_s),
-        _change(result),
+        MISSING if result.base_s is None else seconds(result.base_s),
+        MISSING if result.head_s is None else seconds(result.head_s),
+        change(result.change) if result.change else result.reason or MISSING,
         _moved(result),
     )
 
 
-def _change(result: BenchmarkResult) -> str:
-    if result.change is None:
-        return result.reason or "-"
-    change = result.change
-    return f"{percent(change.value - 1)} [{percent(change.low - 1)}, {percent(change.high - 1)}]"
-
-
 def _moved(result: BenchmarkResult) -> str:
     if result.verdict == Status.PASS or result.moved is None:
-        return "-"
+        return MISSING
     phase, moved_s = result.moved
     return f"{phase} {'+' if moved_s > 0 else ''}{seconds(moved_s)}"

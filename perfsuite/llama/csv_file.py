@@ -7,41 +7,42 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from perfsuite.llama.results import PHASES, Interval, LadderResult
+from perfsuite.llama.results import PHASES, Ladder, Latency
 from perfsuite.llama.rows import BUDGETS, unsplit_name
+from perfsuite.schema import Interval
 
 
-def as_csv(result: LadderResult) -> str:
-    """Return ``result`` as comma-separated values with a header; what a row does not have is empty."""
+def as_csv(ladder: Ladder) -> str:
+    """Return ``ladder`` as comma-separated values with a header; what a row does not have is empty."""
     rows: list[Mapping[str, Any]] = [
         {
-            "name": row["name"],
-            "dtype": row["dtype"],
-            **{f"latency_{key}_s": row["latency_s"][key] for key in ("median", "low", "high")},
-            **_ratio("vs_baseline", row["vs_baseline"], row["vs_baseline_interval"]),
-            **_ratio("vs_unsplit", row["vs_unsplit"], row["vs_unsplit_interval"]),
-            **{name: row[name] for name in BUDGETS},  # type: ignore[literal-required]
-            **{f"{phase}_s": row["phases_s"][phase] for phase in PHASES},
+            "name": row.name,
+            "dtype": row.dtype,
+            **_latency(row.latency_s),
+            **_ratio("vs_baseline", row.vs_baseline, row.vs_baseline_interval),
+            **_ratio("vs_unsplit", row.vs_unsplit, row.vs_unsplit_interval),
+            **{name: getattr(row, name) for name in BUDGETS},
+            **{f"{phase}_s": row.phases_s[phase] for phase in PHASES},
         }
-        for row in result["stages"]
+        for row in ladder.stages
     ]
-    unsplit = [
-        {
-            "name": unsplit_name(dtype),
-            "dtype": dtype,
-            **{f"latency_{key}_s": row["latency_s"][key] for key in ("median", "low", "high")},
-        }
-        for dtype, row in result["unsplit"].items()
+    rows += [
+        {"name": unsplit_name(dtype), "dtype": dtype, **_latency(row.latency_s)}
+        for dtype, row in ladder.unsplit.items()
     ]
-    of_run = {name: result[name] for name in ("model", "tokens", "device", "rounds")}
+    of_run = {name: getattr(ladder, name) for name in ("model", "tokens", "device", "rounds")}
     text = io.StringIO()
-    names = list(dict.fromkeys(name for row in (*rows, *unsplit) for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, [*names, *of_run], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, **of_run} for row in (*rows, *unsplit))
+    writer.writerows({**row, **of_run} for row in rows)
     return text.getvalue()
 
 
+def _latency(latency: Latency) -> dict[str, float]:
+    return {f"latency_{key}_s": getattr(latency, key) for key in ("median", "low", "high")}
+
+
 def _ratio(name: str, value: float | None, interval: Interval | None) -> dict[str, float | None]:
-    ends = interval or {"low": None, "high": None}
-    return {name: value, f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}

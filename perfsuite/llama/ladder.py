@@ -13,11 +13,11 @@ import torch
 import typer
 
 from perfsuite import statistics
-from perfsuite.commands import JsonFile, application, command_line, whole
+from perfsuite.commands import JsonFile, application, command_line, option, whole
 from perfsuite.errors import UsageError
-from perfsuite.files import check_writable, write_json, write_text
+from perfsuite.files import check_outputs, write_json, write_text
 from perfsuite.llama import prompts
-from perfsuite.llama.against import print_against, read_earlier
+from perfsuite.llama.against import against_blocks, check_alike, read_earlier
 from perfsuite.llama.csv_file import as_csv
 from perfsuite.llama.failures import runtime_failures
 from perfsuite.llama.measuring import WARMUP_ROUNDS, interleave
@@ -31,12 +31,14 @@ from perfsuite.llama.options import (
     check_length,
     check_positive,
 )
-from perfsuite.llama.results import LadderResult
+from perfsuite.llama.results import Ladder
 from perfsuite.llama.rows import Forward, stage_row, unsplit_name, unsplit_row
-from perfsuite.llama.table import print_ladder
+from perfsuite.llama.table import ladder_blocks
 from perfsuite.llama.unsplit import DTYPES, Unsplit
 from perfsuite.machine import fingerprint
 from perfsuite.progress import RunProgress
+from perfsuite.render import terminal
+from perfsuite.render.blocks import Block
 from runtime import STAGES, SplitLlama, load_checkpoint
 
 if TYPE_CHECKING:
@@ -59,66 +61,45 @@ def run(
     stages: Stages = None,
     device: Annotated[
         str,
-        typer.Option(
-            "--device", metavar="DEVICE", help="the worker's and the unsplit model's: cpu or cuda"
-        ),
+        option("--device", "DEVICE", "the worker's and the unsplit model's: cpu or cuda"),
     ] = "cpu",
     rounds: Annotated[
         int,
-        typer.Option(
-            "--rounds",
-            metavar="ROUNDS",
-            parser=whole,
-            help=f"measured rounds, after {WARMUP_ROUNDS} for warm-up",
-        ),
+        option("--rounds", "ROUNDS", f"measured rounds, after {WARMUP_ROUNDS} for warm-up", whole),
     ] = 5,
     threads: Threads = None,
     prompt: Annotated[
         str | None,
-        typer.Option(
-            "--prompt", metavar="TEXT", help="text to run on (default: a passage that is shipped)"
-        ),
+        option("--prompt", "TEXT", "text to run on (default: a passage that is shipped)"),
     ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", metavar="FILE", help="the same, from a file")
+        Path | None, option("--prompt-file", "FILE", "the same, from a file")
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(
-            "--seed",
-            metavar="NUMBER",
-            parser=whole,
-            help="of the order in a round and of the bootstrap",
-        ),
+        option("--seed", "NUMBER", "of the order in a round and of the bootstrap", whole),
     ] = 0,
     against: Annotated[
         Path | None,
-        typer.Option(
-            "--against", metavar="FILE", help="also show it beside a result that --json wrote"
-        ),
+        option("--against", "FILE", "also show it beside a result that --json wrote"),
     ] = None,
     json_file: JsonFile = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="also write its table there")
-    ] = None,
+    csv_file: Annotated[Path | None, option("--csv", "FILE", "also write its table there")] = None,
 ) -> int:
     """Measure, write the JSON, print the table. Raises PerfsuiteError."""
     chosen = choose_stages(stages)
     check_positive(tokens=tokens, rounds=rounds, threads=threads)
     if seed < 0:
         raise UsageError(f"--seed {seed}: must not be negative")
-    if json_file is not None:
-        check_writable(json_file, option="--json")
-    if csv_file is not None:
-        check_writable(csv_file, option="--csv")
+    check_outputs({"--json": json_file, "--csv": csv_file})
     earlier = None if against is None else read_earlier(against)
     given = _prompt(prompt, prompt_file)
     checkpoint = load_checkpoint(model)
     check_length(model, checkpoint.config, tokens)
     text = given.tokenized(checkpoint.tokenizer(), tokens)
     check_length(model, checkpoint.config, len(text.ids))
-    if earlier is not None:
-        earlier.check((model, len(text.ids), device))
+    if against is not None and earlier is not None:
+        check_alike(against, earlier, model, len(text.ids), device)
     result = measure(
         checkpoint,
         torch.tensor([text.ids]),
@@ -132,12 +113,13 @@ def run(
         command=command_line(context),
     )
     if json_file is not None:
-        write_json(json_file, result)
+        write_json(json_file, result.as_json())
     if csv_file is not None:
         write_text(csv_file, as_csv(result), option="--csv ")
-    print_ladder(result)
-    if earlier is not None:
-        print_against(result, earlier)
+    shown: list[Block] = list(ladder_blocks(result))
+    if against is not None and earlier is not None:
+        shown += against_blocks(result, against, earlier)
+    terminal.show(shown)
     return 0
 
 
@@ -167,7 +149,7 @@ def measure(
     model: str | None = None,
     prompt: str = "",
     command: str = "",
-) -> LadderResult:
+) -> Ladder:
     """Run ``stages`` and the unsplit model in interleaved rounds on ``input_ids`` (1, tokens).
 
     All processes live at once and end with the call. Raises SplitError, UnsplitError, or
@@ -203,7 +185,7 @@ def measure(
         )
     decode = checkpoint.tokenizer().decode
     predicted = {forward.next_token for forwards in samples.values() for forward in forwards}
-    return LadderResult(
+    return Ladder(
         model=model or checkpoint.source,
         tokens=input_ids.shape[1],
         prompt=prompt,
@@ -212,14 +194,14 @@ def measure(
         device=device,
         confidence=statistics.median_confidence(rounds),
         command=command,
-        machine=fingerprint(unsplit["float32"].threads),
+        machine=dict(fingerprint(unsplit["float32"].threads)),
         disturbed_runs=neighbours.disturbed,
         next_token_agrees=len(predicted) == 1,
         unsplit={dtype: unsplit_row(samples[unsplit_name(dtype)], decode) for dtype in DTYPES},
-        stages=[
+        stages=tuple(
             stage_row(stage, samples, worker_info[stage.name], decode, seed=seed)
             for stage in stages
-        ],
+        ),
     )
 
 

@@ -36,14 +36,16 @@ class Operation:
     =================  =============================================================
     linear             (rows, inner, columns): x weight^T; linear_residual adds to a sum
     scores, weighted   (matrices, rows, inner, columns): Q K^T, attention weights V
-    attention          (heads, key/value heads, tokens, head size), causal, fused
+    attention          (heads, key/value heads, queries, keys, head size), causal, fused
     lm_head            (prompts, inner, vocabulary)
     embedding          (tokens, features)
-    softmax            (heads, tokens): causal, over tokens x tokens
+    softmax            (heads, queries, keys): causal
     rotate, rope       (heads turned, tokens, head size)
     split/join_heads   (heads, tokens, head size)
     all others         (rows, features)
     =================  =============================================================
+
+    Queries are the last of the positions that have keys: as many in a prompt, one in a step of generation.
     """
 
     side: Side
@@ -132,7 +134,7 @@ def _layer_by_operations(config: ModelConfig, stage: Stage, tokens: int) -> Iter
     yield "trusted", "matmul", "rope", (kv_heads, tokens, size), 1
     yield "trusted", "matmul", "split_heads", (kv_heads, tokens, size), 1
     yield "device", "matmul", "scores", (matrices, rows, size, tokens), 1
-    yield "trusted", "matmul", "softmax", (heads, tokens), 1
+    yield "trusted", "matmul", "softmax", (heads, tokens, tokens), 1
     yield "device", "matmul", "weighted", (matrices, rows, tokens, size), 1
     yield "trusted", "batch_linear", "join_heads", (heads, tokens, size), 1
     yield from batch_linear("o_proj")
@@ -152,7 +154,7 @@ def _layer_at_once(config: ModelConfig, stage: Stage, tokens: int) -> Iterator[R
         ("normed", (tokens, hidden)),
         ("linear", (tokens, hidden, query + 2 * kv_heads * size)),
         ("rotate", (heads + kv_heads, tokens, size)),
-        ("attention", (heads, kv_heads, tokens, size)),
+        ("attention", (heads, kv_heads, tokens, tokens, size)),
         ("join_heads", (heads, tokens, size)),
         ("activation", (tokens, query)),
         ("linear_residual", (tokens, query, hidden)),
@@ -175,9 +177,10 @@ def _products(matrices: int, rows: int, inner: int, columns: int) -> int:
     return matrices * _product(rows, inner, columns)
 
 
-def _causal_attention(heads: int, kv_heads: int, tokens: int, size: int) -> int:
-    # Two products over the lower triangle, its diagonal included.
-    return 2 * heads * tokens * (tokens + 1) * size
+def _causal_attention(heads: int, kv_heads: int, queries: int, keys: int, size: int) -> int:
+    # Two products over what a query may see: all keys before the queries', and of those up to its own.
+    seen = queries * (keys - queries) + queries * (queries + 1) // 2
+    return 4 * heads * seen * size
 
 
 def _no_flops(*shape: int) -> int:
@@ -216,8 +219,9 @@ _ELEMENTS: Mapping[str, Form] = MappingProxyType(
         "lm_head": _operands,
         "scores": lambda matrices, *shape: matrices * _operands(*shape),
         "weighted": lambda matrices, *shape: matrices * _operands(*shape),
-        "attention": lambda heads, kv_heads, tokens, size: 2 * (heads + kv_heads) * tokens * size,
-        "softmax": lambda heads, tokens: 2 * heads * tokens**2,
+        "attention": lambda heads, kv_heads, queries, keys, size: (
+            2 * (heads * queries + kv_heads * keys) * size
+        ),
         "add": lambda rows, features: 3 * rows * features,
         "add_in_place": lambda rows, features: 3 * rows * features,
         "silu_mul": lambda rows, features: 3 * rows * features,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import torch
 from msgspec import Meta
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from runtime.checkpoints.files import SteadyFile
@@ -201,7 +202,7 @@ def write_weights(
 ) -> None:
     """Writes ``tensors`` into files of about ``shard_bytes``, holding one file's worth at a time.
 
-    One file gets the name that needs no index.
+    One file gets the name that needs no index. Raises CheckpointError if they cannot be written.
     """
     file_of: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
@@ -214,7 +215,7 @@ def write_weights(
         held += tensor.nbytes
         total += tensor.nbytes
     if not file_of:
-        save_file(shard, directory / SINGLE_FILE, metadata={"format": "pt"})
+        _save(shard, directory / SINGLE_FILE)
         return
     _write_shard(directory, shard, file_of)
     index: Mapping[str, Any] = {"metadata": {"total_size": total}, "weight_map": file_of}
@@ -225,5 +226,12 @@ def _write_shard(
     directory: Path, shard: Mapping[str, torch.Tensor], file_of: dict[str, str]
 ) -> None:
     file = f"model-{len(set(file_of.values())) + 1:05d}.safetensors"
-    save_file(dict(shard), directory / file, metadata={"format": "pt"})
+    _save(shard, directory / file)
     file_of.update(dict.fromkeys(shard, file))
+
+
+def _save(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    try:
+        save_file(dict(tensors), file, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot write {file}: {printable(str(error), _SHOWN)}") from error

@@ -25,13 +25,18 @@ class CpuDevice(Device):
     """Computes on the host; the shared memory is its own memory."""
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, granularity: Granularity
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        granularity: Granularity,
+        kernels: LayerKernels | None = None,
     ) -> None:
+        """Pack the weights for ``kernels``, by default the fastest that this machine has."""
         self.dtype = dtype
         self.name = platform.processor() or platform.machine()
         self._config = checkpoint.config
         self._scratch = Scratch()
-        self._kernels = choose_kernels(dtype, self._scratch)
+        self._kernels = kernels or choose_kernels(dtype, self._scratch)
         self.kernels = self._kernels.name
         if self._kernels.dtype != dtype:
             self.kernels = f"{str(dtype).removeprefix('torch.')} wire and weights, {self.kernels}"

@@ -14,8 +14,10 @@ import pytest
 from perfsuite import settings
 from perfsuite.errors import BenchmarkError
 from perfsuite.gate.outcome import Outcome, Status
+from perfsuite.gate_progress import GateProgress
 from perfsuite.processes.benchmark import TOTAL, Benchmark
-from perfsuite.session import EXIT_UNJUDGED, MeasuringSession, Progress
+from perfsuite.session import MeasuringSession
+from perfsuite.session_report import EXIT_UNJUDGED, SessionReport
 
 
 class Bench:
@@ -69,7 +71,7 @@ def gate(
 ) -> Outcome:
     request = Namespace(
         node=Namespace(nodeid=node, user_properties=[]),
-        config=session._config,
+        config=session.config,
     )
     return session.gate(cast("Any", request), Benchmark(name, len, **fields))
 
@@ -80,7 +82,7 @@ def collect(session: MeasuringSession, *nodes: str) -> None:
 
 
 def finish(session: MeasuringSession, status: int = 0) -> int | None:
-    return session.finish(cast("Any", Namespace(exitstatus=status)))
+    return SessionReport(session).finish(status)
 
 
 @pytest.mark.parametrize("status", Status)
@@ -181,19 +183,19 @@ def test_a_gate_that_was_not_reached_is_an_outcome(made: Made) -> None:
         ("test_a.py::test_skipped", Status.NOT_MEASURED, "not today")
     ]
     # What it would have asked for is not known.
-    assert session.unused == []
+    assert SessionReport(session).unused == []
 
 
 def test_only_a_whole_run_misses_baselines_that_no_test_asked_for(made: Made) -> None:
     session = made(strict=True)
     collect(session, "test_a.py::test_mine", "test_a.py::test_later")
     gate(session)
-    assert session.unused == []
+    assert SessionReport(session).unused == []
     gate(session, "later", node="test_a.py::test_later")
-    assert session.unused == ["stored"]
+    assert SessionReport(session).unused == ["stored"]
     assert finish(session) == EXIT_UNJUDGED
     session.whole = False
-    assert session.unused == []
+    assert SessionReport(session).unused == []
     assert finish(session) is None
 
 
@@ -203,10 +205,10 @@ def test_only_a_whole_run_misses_baselines_that_no_test_asked_for(made: Made) ->
 )
 def test_a_selection_is_no_whole_run(made: Made, option: Mapping[str, Any]) -> None:
     session = made()
-    vars(session._config.option).update(option)
+    vars(session.config.option).update(option)
     collect(session, "test_a.py::test_mine")
     gate(session)
-    assert session.unused == []
+    assert SessionReport(session).unused == []
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
@@ -220,7 +222,7 @@ def test_elsewhere_a_gate_skips_with_one_clear_line(
 
 def test_in_parallel_a_gate_skips(made: Made) -> None:
     session = made()
-    session._config.option.numprocesses = 2
+    session.config.option.numprocesses = 2
     with pytest.raises(pytest.skip.Exception, match="not measured in parallel"):
         gate(session)
 
@@ -230,7 +232,7 @@ def test_progress_is_told_after_two_seconds_and_then_every_five(
 ) -> None:
     now = 0.0
     config = Namespace(pluginmanager=Namespace(getplugin=lambda name: None))
-    progress = Progress(cast("Any", config), "mine", lambda: now)
+    progress = GateProgress(cast("Any", config), "mine", lambda: now)
     told = []
     for seconds in range(15):
         now = float(seconds)
@@ -253,7 +255,7 @@ def test_progress_is_seen_though_pytest_captures(capsys: pytest.CaptureFixture[s
 
     now = 0.0
     config = Namespace(pluginmanager=Namespace(getplugin=lambda name: Manager()))
-    progress = Progress(cast("Any", config), "mine", lambda: now)
+    progress = GateProgress(cast("Any", config), "mine", lambda: now)
     now = 3.0
     progress(4)
     assert opened == [1]

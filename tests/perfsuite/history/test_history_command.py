@@ -22,9 +22,13 @@ from perfsuite.history.explaining import explain
 from perfsuite.history.rates import noise
 from perfsuite.history.series import gather
 from perfsuite.history.store import read
-from perfsuite.history.trend import WIDTH, print_history, sparkline
+from perfsuite.history.trend import history_blocks, sparkline
+from perfsuite.render.terminal import WIDTH, show
+from tests.perfsuite.conftest import plain_json
+from tests.perfsuite.history.conftest import commit_of
 
 WriteRuns = Callable[..., list[str]]
+Golden = Callable[[str, str], None]
 
 
 def levels(*steps: float, each: int = 30, seed: int = 0) -> list[float]:
@@ -43,9 +47,9 @@ def test_a_change_is_shown_with_its_commits(
     commits = write_runs(tmp_path, levels(1.5, 1.65))
     assert history("--storage", tmp_path) == 0
     output = capsys.readouterr().out
-    assert "tiny, 64 tokens, cpu - Abacus 9 (25.17), 2 cores, 1 threads" in output
+    assert "tiny, 64 tokens, cpu - Abacus 9 (25.17), 2 cores, 1 thread" in output
     assert f"after {commits[29][:9]}, by {commits[30][:9]}" in output
-    assert "60 runs" in output
+    assert re.search(r"^fused +60 ", output, re.MULTILINE)
     assert max(map(cell_len, output.splitlines())) <= WIDTH
 
 
@@ -123,7 +127,7 @@ def test_what_moved_with_a_change_is_told(
     ((story,), _) = read_stories(tmp_path, Known())
     (change,) = story.changes
     assert change.moved == (
-        "mostly device (+0.300 of the yardstick's time)",
+        "mostly device (+0.300 of the reference's time)",
         "rpc_count 32 -> 33",
         "torch 2.13.0 -> 2.14.0",
     )
@@ -184,8 +188,7 @@ def test_a_renamed_subject_is_one_series(
         (storage / f"{number:04}_x.json").write_text(json.dumps(content))
     accepted.write_text('[[renamed]]\nold = "parse"\nnew = "parse config"\n')
     assert history("--storage", storage, "--accepted", accepted) == 0
-    assert "parse config  " in (output := capsys.readouterr().out)
-    assert "3 runs" in output
+    assert re.search(r"^parse config +3 ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_figures_of_an_axis_differ_however_close_the_runs_are(
@@ -234,7 +237,7 @@ def test_a_terminal_without_unicode_gets_a_line_too(tmp_path: Path, write_runs: 
     write_runs(tmp_path, levels(1.5, 1.65))
     stories, _ = read_stories(tmp_path, Known())
     page = TextIOWrapper(BytesIO(), encoding="ascii")
-    print_history(stories, Console(file=page, markup=False))
+    show(history_blocks(stories), Console(file=page, markup=False))
     page.seek(0)
     assert "_" in page.read()
 
@@ -244,3 +247,42 @@ def test_a_sparkline_goes_from_lowest_to_highest() -> None:
     assert sparkline([1.0] * 3, blocks="_-^") == "---"
     assert sparkline(range(1, 101), cells=3, blocks="_-^") == "_-^"
     assert len(sparkline([1.0] * 100, cells=40)) == 40
+
+
+def test_what_is_shown_is_the_stored(
+    tmp_path: Path,
+    document: Callable[..., dict[str, Any]],
+    golden: Golden,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two machines, foreign seconds, a change that was accepted and one of the environment."""
+    storage, result, accepted = tmp_path / "runs", tmp_path / "h.json", tmp_path / "accepted.toml"
+    storage.mkdir()
+    contents = [
+        document(
+            number,
+            ratio=(1.5, 1.65)[number >= 8] * (1 + 0.004 * (number * 7 % 5)),
+            phases={"device": 0.9 + (number >= 8), "trusted": 0.6},
+            budgets={"rpc_count": 32 + (number >= 8)},
+        )
+        for number in range(16)
+    ]
+    contents += [
+        document(number, ratio=(2.0, 1.8)[number >= 6], subject="bf16", commit="1a2b3c4d5e6f")
+        for number in range(14)
+    ]
+    contents += [
+        document(2, ratio=1.5, subject="other", machine={"cpu": "Rod 1", "threads": 1}),
+        document(3, seconds=0.004),
+    ]
+    for number, content in enumerate(contents):
+        (storage / f"{number:04}_x.json").write_text(json.dumps(content))
+    (storage / "0099_x.json").write_text("{")
+    accepted.write_text(
+        f'[[accepted]]\nsubject = "fused"\ncommit = "{commit_of(8)[:12]}"\nreason = "every reply is checked"\n'
+    )
+    options = ("--storage", storage, "--accepted", accepted, "--json", result)
+    assert history(*options) == 0
+    golden("history.txt", capsys.readouterr().out)
+    content = json.loads(result.read_text().replace(str(tmp_path), "FOLDER"))
+    golden("history.json", plain_json(content))

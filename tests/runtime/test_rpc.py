@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +20,7 @@ from hypothesis import strategies as st
 from runtime import STAGES, SplitError
 from runtime.checkpoints import Checkpoint
 from runtime.errors import (
-    ArenaError,
     HandshakeError,
-    InputError,
     ProtocolError,
     WorkerDied,
     WorkerError,
@@ -32,7 +29,6 @@ from runtime.errors import (
 )
 from runtime.messages import PROTOCOL_VERSION
 from runtime.tensors import DTYPES
-from runtime.transports import zmq_msgpack
 from tests.runtime.peers import (
     PATIENCE_S,
     FakeSeqpacketWorker,
@@ -43,18 +39,12 @@ from tests.runtime.peers import (
     fake_worker,
     nested,
     packed,
-    small_checkpoint,
 )
 
 EXAMPLES = 500
 PROMPT = [1, 2, 3]
 AT_ONCE_S = 3.0  # for what takes milliseconds, on a busy machine
 MESSAGE_BYTES = 64 * 1024
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return small_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(params=["baseline", "shared-memory", "fused", "bf16"])
@@ -438,97 +428,6 @@ def test_a_refusal_is_an_error_of_its_kind_and_says_what_the_worker_said(
         llama.close()
 
 
-def test_the_end_of_the_connection_is_the_death_of_the_worker(
-    checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    fake = FakeSeqpacketWorker(checkpoint, "fused")
-
-    def answer(request: Fields) -> Reply:
-        assert fake.connection is not None
-        fake.connection.shutdown(socket.SHUT_RDWR)
-        return None
-
-    fake.on_call = answer
-    llama = fake.open()
-    try:
-        with pytest.raises(WorkerDied):
-            llama.forward(PROMPT)
-    finally:
-        llama.close()
-
-
-def test_descriptors_that_a_worker_sends_are_not_kept(checkpoint: Checkpoint) -> None:
-    fake = FakeSeqpacketWorker(checkpoint, "fused")
-
-    def answer(request: Fields) -> Reply:
-        assert fake.connection is not None
-        with Path(__file__).open() as file:
-            raw = packed(fake.reply(request))
-            socket.send_fds(fake.connection, [raw], [file.fileno()] * 9)
-        return None
-
-    fake.on_call = answer
-    llama = fake.open()
-    try:
-        llama.forward(PROMPT)
-        before = Footprint.of()
-        llama.forward(PROMPT)
-        assert Footprint.of() == before
-    finally:
-        llama.close()
-
-
-@pytest.mark.parametrize(
-    "answer", [b"refused", b"", b"MAPPED", b"\x80", bytes(MESSAGE_BYTES + 1), None], ids=str
-)
-def test_whatever_is_said_to_a_new_arena_but_that_it_is_mapped_is_an_error(
-    checkpoint: Checkpoint, answer: bytes | None
-) -> None:
-    fake = FakeSeqpacketWorker(checkpoint, "fused")
-    fake.on_arena = lambda: answer
-    llama = fake.open(timeout_s=0.5)
-    try:
-        before = Footprint.of()
-        for _ in range(3):
-            with pytest.raises(SplitError):
-                llama.forward(PROMPT)
-        assert Footprint.of() == before
-    finally:
-        llama.close()
-
-
-def test_after_a_failure_no_further_arena_is_offered(checkpoint: Checkpoint) -> None:
-    fake = FakeSeqpacketWorker(checkpoint, "fused")
-    offered: list[None] = []
-
-    def nonsense() -> bytes:
-        offered.append(None)
-        return bytes(MESSAGE_BYTES + 1)
-
-    fake.on_arena = nonsense
-    llama = fake.open()
-    try:
-        with pytest.raises(ProtocolError):
-            llama.forward(PROMPT)
-        with pytest.raises(WorkerError, match="earlier call failed"):
-            llama.forward(PROMPT)
-    finally:
-        llama.close()
-    assert len(offered) == 1
-
-
-def test_a_refused_arena_is_an_arena_error(checkpoint: Checkpoint) -> None:
-    fake = FakeSeqpacketWorker(checkpoint, "fused")
-    fake.on_arena = lambda: b"refused: \x1b[2J" + b"x" * 10_000
-    llama = fake.open()
-    try:
-        with pytest.raises(ArenaError, match=r"\d bytes: b'refused: \\x1b\[2Jxxx") as caught:
-            llama.forward(PROMPT)
-        assert len(str(caught.value)) < 500
-    finally:
-        llama.close()
-
-
 def test_the_callers_logits_are_out_of_the_workers_reach(
     checkpoint: Checkpoint, fake: FakeWorker
 ) -> None:
@@ -538,35 +437,6 @@ def test_the_callers_logits_are_out_of_the_workers_reach(
         kept = logits.clone()
         llama.forward([5] * 9)
         assert logits.equal(kept)
-    finally:
-        llama.close()
-
-
-@pytest.mark.parametrize("stage", ["baseline"], indirect=True)
-def test_a_prompt_too_large_for_a_message_spoils_no_later_call(
-    fake: FakeWorker, stage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    llama = fake.open()
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(zmq_msgpack, "_MAX_TENSOR_BYTES", 1000)
-            with pytest.raises(InputError, match="prompt"):
-                llama.forward(PROMPT * 50)
-        right = fake.reply
-
-        def answer(request: Fields) -> Reply:
-            # As a worker does: the next number, and no other.
-            turns = range(1, 1000)
-            assert request["sequence"] in turns
-            expected = len(seen) + 1
-            seen.append(request["sequence"])
-            if request["sequence"] != expected:
-                return {"error": {"kind": "protocol", "field": "sequence", "problem": "skipped"}}
-            return right(request)
-
-        seen: list[int] = []
-        fake.on_call = answer
-        llama.forward(PROMPT)
     finally:
         llama.close()
 

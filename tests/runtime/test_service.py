@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import os
 import re
 import struct
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from typing import Any
 import msgpack
 import pytest
 import torch
-import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,16 +24,13 @@ from runtime.transports.arena import aligned
 from tests.runtime.peers import (
     ARENA_BYTES,
     Fields,
-    Footprint,
     RawSeqpacket,
-    RawZmq,
     RealWorker,
-    free_port,
+    assert_refused,
     nested,
     packed,
-    sealed_memory,
+    still_serving,
     tiny,
-    wait_until,
 )
 
 EXAMPLES = 500
@@ -47,58 +41,6 @@ SESSION = "<the session of the conversation>"
 TOKENS = 8
 CONFIG = tiny().config
 LINEAR = linear_shapes(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RealWorker]]:
-    """One worker per transport and stage for all tests; a test that loses one spoils no other test."""
-    running: dict[tuple[str, str], RealWorker] = {}
-    count = itertools.count()
-
-    def worker(transport: str, stage: str | None = None) -> RealWorker:
-        stage = stage or ("shared-memory" if transport == "unix" else "baseline")
-        found = running.get((transport, stage))
-        if found is None or not found.alive:
-            if found is not None:
-                found.close()
-            address = f"{tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp())}/{next(count)}"
-            if transport == "tcp":
-                address = f"127.0.0.1:{free_port()}"
-            found = running[transport, stage] = RealWorker(stage, f"{transport}://{address}")
-        return found
-
-    yield worker
-    for one in running.values():
-        one.close()
-
-
-def logits_of(worker: RealWorker) -> torch.Tensor:
-    with worker.launch() as llama:
-        assert llama.worker_info["pid"] == worker.process.pid
-        return llama.forward(PROMPT)
-
-
-@contextlib.contextmanager
-def still_serving(worker: RealWorker) -> Iterator[None]:
-    """The same process computes the same thing after whatever happens inside."""
-    before = logits_of(worker)
-    held = Footprint.of(worker.process.pid)
-    yield
-    assert worker.alive, "the worker's process ended"
-    assert torch.equal(logits_of(worker), before)
-    assert wait_until(lambda: Footprint.of(worker.process.pid) == held), (
-        f"{held} became {Footprint.of(worker.process.pid)}"
-    )
-
-
-def assert_refused(answer: Fields, field: str, kinds: tuple[str, ...] = ("protocol",)) -> None:
-    """The answer is a typed refusal that names ``field``, a regular expression."""
-    assert set(answer) == {"error"}, f"was answered with results: {answer!r:.200}"
-    error = answer["error"]
-    assert set(error) == {"kind", "field", "problem"}
-    assert error["kind"] in kinds, error
-    assert re.fullmatch(field, error["field"]), error
-    assert error["problem"]
 
 
 # Well-formed requests, to be damaged ----------------------------------------------------------------
@@ -606,18 +548,6 @@ def test_an_operation_of_another_granularity_is_refused(
 # What only one road can carry -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts", [[b"a", b"b"], [b"", b""], [b"a"] * 100], ids=len)
-def test_a_message_of_several_parts_is_refused(
-    workers: Callable[[str], RealWorker], parts: list[bytes]
-) -> None:
-    worker = workers("tcp")
-    with still_serving(worker), worker.raw() as client:
-        assert isinstance(client, RawZmq)
-        client.socket.setsockopt(zmq.RCVTIMEO, 3000)
-        client.socket.send_multipart(parts)
-        assert_refused(msgpack.unpackb(client.receive()), "message")
-
-
 def test_a_request_whose_sender_has_gone_is_of_no_consequence(
     workers: Callable[[str], RealWorker],
 ) -> None:
@@ -628,138 +558,6 @@ def test_a_request_whose_sender_has_gone_is_of_no_consequence(
                 with worker.raw() as client:
                     client.greet()
                     client.send(packed(client.request("ping")))
-
-
-@pytest.fixture
-def memory_worker(workers: Callable[[str], RealWorker]) -> RealWorker:
-    return workers("unix")
-
-
-@pytest.fixture
-def memory_client(memory_worker: RealWorker) -> Iterator[RawSeqpacket]:
-    """The client of that worker, which holds nothing more for it afterwards."""
-    with still_serving(memory_worker), memory_worker.raw() as client:
-        assert isinstance(client, RawSeqpacket)
-        client.greet()
-        yield client
-
-
-def embed(client: RawSeqpacket) -> Fields:
-    tensor = {"dtype": "int64", "shape": [1, 8], "payload": 0}
-    return client.exchange(client.request("embedding", [tensor], outputs=[64]))
-
-
-def unsealed_memory() -> int:
-    descriptor = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, ARENA_BYTES)
-    return descriptor
-
-
-def pipe_end() -> int:
-    kept, other = os.pipe()
-    os.close(other)
-    return kept
-
-
-BAD_DESCRIPTORS: Mapping[str, Callable[[], int]] = {
-    "unsealed memory": unsealed_memory,
-    "a pipe": pipe_end,
-    "a file": lambda: os.open(__file__, os.O_RDONLY),
-    "a folder": lambda: os.open(Path(__file__).parent, os.O_RDONLY),
-    "a device": lambda: os.open("/dev/zero", os.O_RDWR),
-    "empty memory": lambda: sealed_memory(0),
-    "memory that does not exist yet": lambda: sealed_memory(1 << 30, sparse=True),
-}
-
-
-@pytest.mark.parametrize("kind", BAD_DESCRIPTORS)
-def test_a_descriptor_of_anything_but_whole_sealed_memory_is_refused(
-    memory_client: RawSeqpacket, kind: str
-) -> None:
-    descriptor = BAD_DESCRIPTORS[kind]()
-    try:
-        assert re.fullmatch(rb"refused: arena.*", memory_client.bring([descriptor]), re.DOTALL)
-    finally:
-        os.close(descriptor)
-    assert_refused(embed(memory_client), "arena")
-    memory_client.bring_arena()
-    assert embed(memory_client)["sequence"] == 2
-
-
-def test_without_an_arena_nothing_is_computed(memory_client: RawSeqpacket) -> None:
-    assert_refused(embed(memory_client), "arena")
-
-
-@pytest.mark.parametrize("count", [2, 3, 50])
-def test_of_several_descriptors_none_is_kept(memory_client: RawSeqpacket, count: int) -> None:
-    good = sealed_memory(ARENA_BYTES)
-    bad = pipe_end()
-    try:
-        memory_client.bring([bad, *[good] * (count - 1)])
-        memory_client.bring([good] * count)
-    finally:
-        os.close(good)
-        os.close(bad)
-
-
-@pytest.mark.parametrize("length", [64 * 1024 + 1, 150_000])
-def test_a_descriptor_in_an_oversized_message_is_not_kept(
-    memory_client: RawSeqpacket, length: int
-) -> None:
-    good = sealed_memory(ARENA_BYTES)
-    try:
-        for _ in range(3):
-            memory_client.bring([good], bytes(length))
-    finally:
-        os.close(good)
-
-
-def test_an_empty_message_is_refused_and_ends_nothing(memory_client: RawSeqpacket) -> None:
-    assert_refused(memory_client.exchange(b""), "message")
-    assert memory_client.exchange(memory_client.request("ping"))["sequence"] == 1
-
-
-def test_a_last_message_that_is_empty_does_not_end_the_worker(memory_client: RawSeqpacket) -> None:
-    memory_client.send(b"")  # and then comes the end, before it may have been read
-
-
-def test_an_arena_replaced_many_times_leaves_one(
-    memory_client: RawSeqpacket, memory_worker: RealWorker
-) -> None:
-    for _ in range(20):
-        memory_client.bring_arena()
-        embed(memory_client)
-    maps = Path(f"/proc/{memory_worker.process.pid}/maps").read_text()
-    assert maps.count("memfd:") == 1
-
-
-def test_a_result_computed_over_its_own_input_is_refused(memory_client: RawSeqpacket) -> None:
-    memory_client.bring_arena()
-    assert memory_client.memory is not None
-    memory_client.memory[:512] = struct.pack("64q", *[511] * 64)
-    tensor = {"dtype": "int64", "shape": [1, 64], "payload": 0}
-    answer = memory_client.exchange(memory_client.request("embedding", [tensor], outputs=[0]))
-    assert_refused(answer, r"(outputs|inputs).*")
-
-
-def test_token_ids_that_change_while_they_are_used_do_not_end_the_worker(
-    memory_client: RawSeqpacket,
-) -> None:
-    tokens = 16 * CONFIG.max_positions
-    result = aligned(8 * tokens)
-    memory_client.bring_arena(result + 4 * tokens * CONFIG.hidden_size)
-    memory = memory_client.memory
-    assert memory is not None
-    tensor = {"dtype": "int64", "shape": [16, CONFIG.max_positions], "payload": 0}
-    first, last = slice(result, result + 4), slice(8 * (tokens - 1), 8 * tokens)
-    good, bad = bytes(8), struct.pack("q", 2**40)
-    for _ in range(3):
-        memory[last], memory[first] = good, bytes(4)
-        memory_client.send(packed(memory_client.request("embedding", [tensor], outputs=[result])))
-        # The first row's arrival tells that the ids were found good and are being used.
-        assert wait_until(lambda: memory[first] != bytes(4))
-        memory[last] = bad
-        assert "sequence" in msgpack.unpackb(memory_client.receive())
 
 
 def test_a_flood_of_refused_messages_does_not_make_the_worker_grow(
