@@ -15,7 +15,6 @@ from runtime.text import printable
 from runtime.transports.registry import TRANSPORTS
 from runtime.watched_process import end, environment, start
 
-
 _LAST_WORDS_S = (
     10.0  # of a worker whose connection has ended: it is about to end, on a busy machine too
 )
