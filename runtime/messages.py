@@ -21,7 +21,7 @@ from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec, remembered
 from runtime.text import printable
 from runtime.transports.base import Data
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 _MAX_TEXT = 4096
 _SHOWN = 200  # characters of somebody else's value in an error
@@ -31,6 +31,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Dimension = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Shape = Annotated[tuple[Dimension, ...], Meta(min_length=1, max_length=4)]
 Modules = Annotated[tuple[str, ...], Meta(max_length=8)]
+CacheNumbers = Annotated[tuple[Count, ...], Meta(max_length=4)]
 Places = Annotated[Sequence[Count], Meta(max_length=8)]
 
 Scalar = bool | int | float | Text | None
@@ -61,7 +62,10 @@ Tensors = Annotated[Sequence[TensorMessage], Meta(max_length=8)]
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
-    """A call and its tensors. ``outputs`` are places for the results, where the transport has such."""
+    """A call and its tensors. ``outputs`` are places for the results, where the transport has such.
+
+    ``cache`` is what the call says of a cache, empty if nothing: see ``runtime.caches``.
+    """
 
     session: Count
     sequence: Count
@@ -69,6 +73,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     layer: Count | None
     modules: Modules
     transpose_b: bool
+    cache: CacheNumbers
     inputs: Tensors
     outputs: Places
 
@@ -186,8 +191,9 @@ def encode_request(
     specs: Sequence[TensorSpec],
     payloads: Sequence[Payload],
     places: Sequence[Payload] = (),
+    cache: tuple[int, ...] = (),
 ) -> bytes:
-    """Return the bytes of the message that asks for ``call`` of these inputs."""
+    """Return the bytes of the message that asks for ``call`` of these inputs, with what it says of a cache."""
     return _ENCODER.encode(
         Request(
             session,
@@ -196,6 +202,7 @@ def encode_request(
             call.layer,
             call.modules,
             call.transpose_b,
+            cache,
             list(map(TensorMessage.of, specs, payloads)),
             places,  # type: ignore[arg-type]
         )

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from runtime.caches import CacheBooks
 from runtime.checkpoints import ModelConfig
 from runtime.errors import (
     ArenaError,
     HandshakeError,
     ProtocolError,
-    SplitError,
     WorkerDied,
     WorkerError,
     WorkerRefused,
@@ -61,6 +61,7 @@ class RpcClient:
         self.records: list[RpcRecord] = []
         self.broken = False
         self._output_specs = remembered_output_specs(config, dtype)
+        self.caches = CacheBooks(config)
         self._session = 0
         self._sequence = 0
 
@@ -99,8 +100,12 @@ class RpcClient:
             self.broken = True
             raise
 
-    def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+    def call(
+        self, call: Call, *inputs: torch.Tensor, cache: tuple[int, ...] = ()
+    ) -> Sequence[torch.Tensor]:
         """Have the worker compute ``call`` and return its results, which are not to be written to.
+
+        ``cache`` says what the call appends to, or does to it: see ``runtime.caches``.
 
         Raises:
             WorkerDied, WorkerTimeout: if no reply comes.
@@ -111,7 +116,8 @@ class RpcClient:
         copies_before = self.channel.payload_copies
         started = time.perf_counter()
         input_specs = tuple(map(TensorSpec.of, inputs))
-        specs = self._output_specs(call, input_specs)
+        keys = self.caches.check(call, cache, input_specs)
+        specs = self._output_specs(call, input_specs, keys)
         places = self.channel.reserve(specs)
         request = encode_request(
             self._session,
@@ -120,15 +126,19 @@ class RpcClient:
             input_specs,
             [self.channel.pack(tensor) for tensor in inputs],
             [payload for _, payload in places],
+            cache,
         )
         self._sequence += 1
         sent = time.perf_counter()
-        reply, arrived = self._exchange(request, decode_reply)
         try:
+            reply, arrived = self._exchange(request, decode_reply)
             outputs = self._checked_outputs(reply, specs, places)
             durations = WorkerDurations(reply.deserialize_s, reply.device_s, reply.serialize_s)
             worker_s = durations.checked_total_s(arrived - sent)
-        except SplitError:
+            if cache:
+                self.caches.note(call, cache, keys)
+        except BaseException:
+            # Also on Ctrl-C: from here on the sides might not remember the same.
             self.broken = True
             raise
         finished = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from runtime.caches import CacheBooks
 from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
 from runtime.errors import HandshakeError, ProtocolError
@@ -43,6 +44,7 @@ class Service:
     ) -> None:
         self._device = device
         self._output_specs = remembered_output_specs(config, device.dtype)
+        self._caches = CacheBooks(config)
         self._hello = hello
         self._about = about
         self._session: int | None = None
@@ -66,7 +68,12 @@ class Service:
                     answer = encode_error(_error_reply(error))
                 channel.send(answer)
         except PeerGone:
-            return
+            self._end_session()
+
+    def _end_session(self) -> None:
+        self._session = None
+        self._caches.clear()
+        self._device.close_caches()
 
     def _answer(self, channel: ServerChannel, raw: Data) -> Data:
         started = time.perf_counter()
@@ -76,7 +83,9 @@ class Service:
         self._check_turn(request)
         call = request.call
         check_granularity(call, self._hello.granularity)
-        specs = self._output_specs(call, tuple(tensor.spec for tensor in request.inputs))
+        input_specs = tuple(tensor.spec for tensor in request.inputs)
+        keys = self._caches.check(call, request.cache, input_specs)
+        specs = self._output_specs(call, input_specs, keys)
         copies_before = channel.payload_copies
         inputs = [
             channel.unpack(f"inputs[{index}].payload", tensor.spec, tensor.payload)
@@ -89,7 +98,8 @@ class Service:
             raise ProtocolError("outputs", f"must name {len(specs)} places")
         _check_apart(inputs, outputs)
         unpacked = time.perf_counter()
-        self._device.run(call, inputs, outputs)
+        self._device.run(call, inputs, outputs, request.cache)
+        self._caches.note(call, request.cache, keys)
         computed = time.perf_counter()
         reply = Reply(
             sequence=request.sequence,
@@ -107,7 +117,7 @@ class Service:
         return encode_reply(reply, lambda: time.perf_counter() - computed)
 
     def _greet(self, hello: Hello) -> bytes:
-        self._session = None  # not by a hello that is none: that may be somebody else's
+        self._end_session()  # not by a hello that is none: that may be somebody else's
         hello.check_against(self._hello)
         self._session = secrets.randbits(62)
         self._sequence = 0

@@ -11,7 +11,7 @@ import torch
 
 from runtime.errors import InputError
 
-Granularity = Literal["operation", "layer"]
+Granularity = Literal["operation", "layer", "model"]
 Attention = Literal["trusted", "fused"]
 
 _CLEAR_OPERATIONS = "token ids, all linear inputs and outputs, Q, K, V, attention weights, logits"
@@ -22,7 +22,7 @@ _CLEAR_LAYERS = "token ids, every hidden state, logits"
 class Stage:
     """One rung of the ladder.
 
-    ``granularity`` is what one RPC computes: a single operation or a whole decoder layer.
+    ``granularity`` is what one RPC computes: a single operation, a whole decoder layer, or all of them.
     ``attention`` says where softmax runs: on the trusted side between two RPCs, or fused on the worker.
     ``worker_sees`` is what crosses the boundary in clear, in the order of a forward pass.
     """
@@ -55,6 +55,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
             ),
             Stage("fused", "shared-memory", "layer", "float32", "fused", _CLEAR_LAYERS),
             Stage("bf16", "shared-memory", "layer", "bfloat16", "fused", _CLEAR_LAYERS),
+            Stage("resident", "shared-memory", "model", "bfloat16", "fused", _CLEAR_LAYERS),
         )
     }
 )

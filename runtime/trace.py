@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from msgspec import Struct
 
@@ -76,6 +76,14 @@ class Totals(TypedDict):
     deserialize_s: float
     trusted_s: float
     total_s: float
+
+
+def added(before: Totals | None, totals: Totals) -> Totals:
+    """Return the sums over both."""
+    if before is None:
+        return totals
+    sums = {name: before[name] + totals[name] for name in totals}  # type: ignore[literal-required]
+    return cast("Totals", sums)
 
 
 @dataclass(frozen=True, slots=True)

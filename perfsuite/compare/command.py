@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 from perfsuite.commands import JsonFile, application, command_line, number, option
 from perfsuite.compare import only_gated, revisions
 from perfsuite.compare.interrupts import interrupted
-from perfsuite.compare.result import BenchmarkResult, Comparison
+from perfsuite.compare.result import Comparison, problem
 from perfsuite.errors import RevisionError, UsageError
 from perfsuite.files import check_outputs, write_json, write_text
 from perfsuite.gate.reported import Subject
@@ -140,7 +140,7 @@ def _measure(options: Sequence[str], theirs: Sequence[str], line: str) -> Compar
         session = json.loads(failures.read_text(encoding="utf-8"))
         found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     outcomes = found.get("subjects", [])
-    results = [BenchmarkResult.read(decode(one, Subject, "the report")) for one in outcomes]
+    results = [decode(one, Subject, "the report") for one in outcomes]
     judged = {outcome["test"] for outcome in outcomes if outcome["failed"]}
     broken = {test: words for test, words in session["failures"].items() if test not in judged}
     head, base = found.get("titles") or ("head", "BASE")
@@ -205,9 +205,9 @@ def _last_error(output: str) -> str:
 
 
 def _why_nothing(comparison: Comparison, collected: int) -> str:
-    problems = [f"{result.name}: {result.problem}" for result in comparison.results]
+    problems = [f"{result.name}: {problem(result)}" for result in comparison.results]
     problems += [f"{test}: {words}" for test, words in comparison.broken.items()]
-    reasons = {result.problem for result in comparison.results} | set(comparison.broken.values())
+    reasons = set(map(problem, comparison.results)) | set(comparison.broken.values())
     if len(reasons) == 1:  # a revision that cannot be used fails every test alike
         return f"nothing could be compared: {reasons.pop()}"
     if not problems and not collected:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
+from msgspec.structs import replace
 
 from perfsuite import statistics
 from perfsuite.commands import JsonFile, application, command_line, option, whole
@@ -19,6 +20,7 @@ from perfsuite.files import check_outputs, write_json, write_text
 from perfsuite.llama import prompts
 from perfsuite.llama.against import against_blocks, check_alike, read_earlier
 from perfsuite.llama.csv_file import as_csv
+from perfsuite.llama.decode_rows import Answer, answer_of, stage_generated, unsplit_generated
 from perfsuite.llama.failures import runtime_failures
 from perfsuite.llama.measuring import WARMUP_ROUNDS, interleave
 from perfsuite.llama.neighbours import Neighbours
@@ -44,6 +46,8 @@ from runtime import STAGES, SplitLlama, load_checkpoint
 if TYPE_CHECKING:
     from runtime.checkpoints import Checkpoint
     from runtime.stages import Stage
+
+LEAST_GENERATED = 3  # tokens: two after the first, of which there is a median
 
 app = application()
 
@@ -83,12 +87,23 @@ def run(
         Path | None,
         option("--against", "FILE", "also show it beside a result that --json wrote"),
     ] = None,
+    generate: Annotated[
+        int | None,
+        option(
+            "--generate",
+            "TOKENS",
+            "also answer the text by so many tokens: time to first token, time per output token",
+            whole,
+        ),
+    ] = None,
     json_file: JsonFile = None,
     csv_file: Annotated[Path | None, option("--csv", "FILE", "also write its table there")] = None,
 ) -> int:
     """Measure, write the JSON, print the table. Raises PerfsuiteError."""
     chosen = choose_stages(stages)
     check_positive(tokens=tokens, rounds=rounds, threads=threads)
+    if generate is not None and generate < LEAST_GENERATED:
+        raise UsageError(f"--generate {generate}: must be at least {LEAST_GENERATED}")
     if seed < 0:
         raise UsageError(f"--seed {seed}: must not be negative")
     check_outputs({"--json": json_file, "--csv": csv_file})
@@ -97,7 +112,7 @@ def run(
     checkpoint = load_checkpoint(model)
     check_length(model, checkpoint.config, tokens)
     text = given.tokenized(checkpoint.tokenizer(), tokens)
-    check_length(model, checkpoint.config, len(text.ids))
+    check_length(model, checkpoint.config, len(text.ids) + (generate or 0))
     if against is not None and earlier is not None:
         check_alike(against, earlier, model, len(text.ids), device)
     result = measure(
@@ -111,6 +126,7 @@ def run(
         model=model,
         prompt=text.source,
         command=command_line(context),
+        generate=generate,
     )
     if json_file is not None:
         write_json(json_file, result.as_json())
@@ -149,8 +165,11 @@ def measure(
     model: str | None = None,
     prompt: str = "",
     command: str = "",
+    generate: int | None = None,
 ) -> Ladder:
     """Run ``stages`` and the unsplit model in interleaved rounds on ``input_ids`` (1, tokens).
+
+    With ``generate``, each also continues them by so many tokens, in further rounds of their own.
 
     All processes live at once and end with the call. Raises SplitError, UnsplitError, or
     MeasurementError when a stage's traffic differs from round to round. ``model``, ``prompt`` and
@@ -158,6 +177,7 @@ def measure(
     """
     worker_info: dict[str, Mapping[str, Any]] = {}
     contenders: dict[str, Callable[[], Forward]] = {}
+    answering: dict[str, Callable[[], Answer]] = {}
     with ExitStack() as stack:
         # These load in the background, while the stages' workers start one after the other.
         unsplit = {
@@ -166,7 +186,7 @@ def measure(
             )
             for dtype in DTYPES
         }
-        runs = (WARMUP_ROUNDS + rounds) * (len(stages) + len(DTYPES))
+        runs = (WARMUP_ROUNDS + rounds) * (len(stages) + len(DTYPES)) * (2 if generate else 1)
         progress = stack.enter_context(RunProgress(runs))
         for stage in stages:
             progress.say(f"starting {stage.name}")
@@ -175,14 +195,23 @@ def measure(
             )
             worker_info[stage.name] = llama.worker_info
             contenders[stage.name] = partial(_split_forward, llama, input_ids)
+            answering[stage.name] = partial(answer_of, llama, input_ids, generate or 0)
         for dtype, yardstick in unsplit.items():
             progress.say(f"starting {unsplit_name(dtype)}")
             yardstick.wait_until_ready()
             contenders[unsplit_name(dtype)] = partial(_unsplit_forward, yardstick, input_ids)
+            answering[unsplit_name(dtype)] = partial(
+                _unsplit_answer, yardstick, input_ids, generate or 0
+            )
         neighbours = Neighbours()
         samples = interleave(
             contenders, rounds, seed=seed, on_run=progress.begin_run, neighbours=neighbours
         )
+        answers: dict[str, list[Answer]] = {}
+        if generate:
+            answers = interleave(
+                answering, rounds, seed=seed, on_run=progress.begin_run, neighbours=neighbours
+            )
     decode = checkpoint.tokenizer().decode
     predicted = {forward.next_token for forwards in samples.values() for forward in forwards}
     return Ladder(
@@ -197,9 +226,18 @@ def measure(
         machine=dict(fingerprint(unsplit["float32"].threads)),
         disturbed_runs=neighbours.disturbed,
         next_token_agrees=len(predicted) == 1,
-        unsplit={dtype: unsplit_row(samples[unsplit_name(dtype)], decode) for dtype in DTYPES},
+        unsplit={
+            dtype: replace(
+                unsplit_row(samples[unsplit_name(dtype)], decode),
+                generated=unsplit_generated(answers[unsplit_name(dtype)]) if generate else None,
+            )
+            for dtype in DTYPES
+        },
         stages=tuple(
-            stage_row(stage, samples, worker_info[stage.name], decode, seed=seed)
+            replace(
+                stage_row(stage, samples, worker_info[stage.name], decode, seed=seed),
+                generated=stage_generated(stage, answers, seed=seed) if generate else None,
+            )
             for stage in stages
         ),
     )
@@ -225,3 +263,8 @@ def _split_forward(llama: SplitLlama, input_ids: torch.Tensor) -> Forward:
 def _unsplit_forward(unsplit: Unsplit, input_ids: torch.Tensor) -> Forward:
     forward = unsplit.forward(input_ids)
     return Forward(forward.seconds, forward.next_token, None)
+
+
+def _unsplit_answer(unsplit: Unsplit, input_ids: torch.Tensor, new_tokens: int) -> Answer:
+    generated = unsplit.generate(input_ids, new_tokens)
+    return Answer(generated.ttft_s, generated.token_s, generated.tokens, None)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from types import CodeType, FrameType, MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from perfsuite.errors import MeasurementError
+from perfsuite.llama.workload import Memory, Operation, Shape, Side, memory_of
+from runtime.caches import Window
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from runtime.devices.base import checked_ids
@@ -33,58 +34,54 @@ from runtime.rpc import RpcClient
 from runtime.stages import Stage
 from runtime.tensors import TensorSpec
 
-Side = Literal["device", "trusted"]
-Shape = tuple[int, ...]
 Kind = tuple[str, Shape]
 """Of an operation: what its shape means is said in ``workload.Operation``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """One operation; ``call`` is the RPC that it serves: on the trusted side the next, where there is one."""
+def operations(
+    config: ModelConfig, stage: Stage, tokens: int, memory: Memory | None = None
+) -> tuple[Operation, ...]:
+    """List the operations of a forward pass of ``stage`` over one prompt, those of its equal layers once.
 
-    side: Side
-    call: str
-    kind: str
-    shape: Shape
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """The operations of a forward pass: those before its layers, those of each layer, those after them."""
-
-    before: Sequence[Noted]
-    layer: Sequence[Noted]
-    after: Sequence[Noted]
-
-
-@lru_cache(maxsize=64)
-def record(config: ModelConfig, stage: Stage, tokens: int) -> Recording:
-    """Record a forward pass of ``stage`` over one prompt of ``tokens`` tokens.
+    Each layer's stand where the first layer runs them. What the trusted side computes serves the next call, where
+    there is one. ``memory`` is that of the stage's own transport unless it is given.
 
     Raises:
         MeasurementError: for an operation that has no kind.
     """
+    memory = memory or memory_of(stage.transport)
+    return tuple(
+        dataclasses.replace(row, memory=memory) for row in _recorded(config, stage, tokens)
+    )
+
+
+@lru_cache(maxsize=64)
+def _recorded(config: ModelConfig, stage: Stage, tokens: int) -> Sequence[Operation]:
     # What is computed with the angles does not depend on them.
     rope = {"rope_type": "default", "rope_theta": 1e4}
     positions = max(tokens, config.max_positions)
-    one, two = (
+    two, three = (
         _Run(
             dataclasses.replace(config, num_layers=layers, rope=rope, max_positions=positions),
             stage,
         ).forward(tokens)
-        for layers in (1, 2)
+        for layers in (2, 3)
     )
-    size = len(two) - len(one)
-    # A layer is what a model of two has once more: the first stretch of that length which is repeated.
-    for start in range(len(one) - size + 1):
-        end = start + size
-        if _computed(two[start:end]) == _computed(two[end : end + size]):
-            return Recording(two[:start], two[start:end], two[end + size :])
+    size = len(three) - len(two)
+    # A layer is what a model of three has once more: the first stretch of that length which is repeated.
+    for start in range(len(three) - 2 * size + 1):
+        second, third, end = (start + size * times for times in (1, 2, 3))
+        layer = _computed(three[start:second])
+        if layer == _computed(three[second:third]):
+            times = config.num_layers
+            if layer != _computed(three[third:end]):  # the last one does less than others
+                times, end = times - 1, third
+            equal = [dataclasses.replace(row, times=times) for row in three[start:second]]
+            return [*three[:start], *(equal if times else ()), *three[end:]]
     raise MeasurementError(f"stage {stage.name}: its layers differ in what they compute")
 
 
-def _computed(rows: Sequence[Noted]) -> Sequence[tuple[Side, str, Shape]]:
+def _computed(rows: Sequence[Operation]) -> Sequence[tuple[Side, str, Shape]]:
     # What the trusted side does at the end of the last layer serves another call than elsewhere.
     return [(row.side, row.kind, row.shape) for row in rows]
 
@@ -96,7 +93,8 @@ class _Run:
         self.config = config
         self.channel = self
         self._dtype = stage.torch_dtype
-        self._noted: list[Noted] = []
+        self._stage = stage
+        self._found: list[Operation] = []
         self._call = ""  # that the device computes
         self._function: FrameType | None = None
         checkpoint = _Shapes(self.config)
@@ -104,13 +102,13 @@ class _Run:
         self._device = CpuDevice(checkpoint, self._dtype, stage.granularity, kernels)
         self._pass = ForwardPass(checkpoint, stage, cast("RpcClient", self))
 
-    def forward(self, tokens: int) -> Sequence[Noted]:
+    def forward(self, tokens: int) -> Sequence[Operation]:
         """Run it over one prompt; return all operations in order."""
         with torch.no_grad(), _Dispatch(self._note_dispatched):
-            self._pass.logits(_meta((1, tokens), torch.int64))
-        call = next(row.call for row in reversed(self._noted) if row.call)
+            self._pass.logits(_meta((1, tokens), torch.int64), Window(0, tokens))
+        call = next(row.call for row in reversed(self._found) if row.call)
         found = []
-        for row in reversed(self._noted):
+        for row in reversed(self._found):
             call = row.call or call
             found.append(dataclasses.replace(row, call=call))
         return found[::-1]
@@ -119,7 +117,9 @@ class _Run:
         """As a channel's."""
         return _meta(spec.shape, spec.dtype)
 
-    def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+    def call(
+        self, call: Call, *inputs: torch.Tensor, cache: tuple[int, ...] = ()
+    ) -> Sequence[torch.Tensor]:
         """As a client's."""
         specs = output_specs(self.config, self._dtype, call, [TensorSpec.of(x) for x in inputs])
         outputs = [self.empty(spec) for spec in specs]
@@ -129,8 +129,9 @@ class _Run:
         return outputs
 
     def _note(self, kind: str, shape: Shape) -> None:
-        self._noted.append(
-            Noted("device" if self._call else "trusted", self._call, kind, tuple(shape))
+        side: Side = "device" if self._call else "trusted"
+        self._found.append(
+            Operation(side, self._call, kind, tuple(shape), self._stage.dtype, "private")
         )
 
     def _note_dispatched(self, name: str, args: Sequence[Any]) -> None:

@@ -43,12 +43,42 @@ class Token(Struct, frozen=True):
     text: str = ""
 
 
+class Generated(Struct, frozen=True, kw_only=True):
+    """Greedy answers of ``new_tokens`` tokens after the same prompt, one per round.
+
+    ``tpot_s`` is the time per output token after the first: over the rounds, the median of each round's median;
+    ``tpot_p95_s`` is the 95th percentile of all of them. ``vs_unsplit`` is the ratio of the medians to those of
+    the unsplit model of the same dtype with its cache, paired by round. What is per token is of each further
+    token: ``phases_s`` in seconds, bytes of tensors that crossed.
+    """
+
+    new_tokens: AtLeastOne
+    ttft_s: Latency
+    tpot_s: Latency
+    tpot_p95_s: Positive
+    tokens_per_s: Positive
+    samples_s: list[Positive] = []
+    tokens: list[int] = []
+    vs_unsplit: Positive | None = None
+    vs_unsplit_interval: Interval | None = None
+    phases_s: Phases | None = None
+    rpc_count_per_token: NotNegative = 0.0
+    bytes_sent_per_token: NotNegative = 0.0
+    bytes_received_per_token: NotNegative = 0.0
+    payload_copies_per_token: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        if self.phases_s is not None:
+            check_phases("phases_s", self.phases_s)
+
+
 class UnsplitRow(Struct, frozen=True):
     """The unsplit model in one dtype."""
 
     latency_s: Latency
     samples_s: list[Positive] = []
     next_token: Token = Token()
+    generated: Generated | None = None
 
 
 class StageRow(Struct, frozen=True, kw_only=True):
@@ -77,6 +107,7 @@ class StageRow(Struct, frozen=True, kw_only=True):
     device_name: str = ""
     threads: int = 0  # of the worker
     kernels: str = ""
+    generated: Generated | None = None
 
     def __post_init__(self) -> None:
         check_phases("phases_s", self.phases_s)

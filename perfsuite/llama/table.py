@@ -11,7 +11,7 @@ from perfsuite.llama.results import PHASES, Ladder, Latency, StageRow
 from perfsuite.llama.rows import unsplit_name
 from perfsuite.render.blocks import MISSING, Block, Column, Heading, Note, Row, Shares, Table
 from perfsuite.schema import Interval
-from perfsuite.units import counted
+from perfsuite.units import brief_seconds, counted
 
 
 def ladder_blocks(ladder: Ladder) -> Iterator[Block]:
@@ -19,6 +19,9 @@ def ladder_blocks(ladder: Ladder) -> Iterator[Block]:
     yield Heading(heading(ladder))
     yield latencies(ladder)
     yield phases(ladder)
+    if any(row.generated for row in ladder.stages):
+        yield generation(ladder)
+        yield token_phases(ladder)
     yield meaning(ladder)
     yield from _notes(ladder)
 
@@ -109,6 +112,50 @@ def phases(ladder: Ladder) -> Shares:
     return Shares("where the time goes", PHASES, {row.name: row.phases_s for row in ladder.stages})
 
 
+def generation(ladder: Ladder) -> Table:
+    """Return times to the first and to each further token of each stage, and of the unsplit model."""
+    several = ladder.rounds != 1
+    heads = ("to first token", "per further token", "95th\npercentile", "tokens/s",
+             "per token over\nunsplit, same dtype", "RPCs\na token", "sent\na token", "received\na token")  # fmt: skip
+    rows = []
+    named = [(row.name, row.generated) for row in ladder.stages]
+    named += [(unsplit_name(dtype), row.generated) for dtype, row in ladder.unsplit.items()]
+    for name, made in named:
+        if made is None:
+            continue
+        cells = [
+            name,
+            format_latency(made.ttft_s, interval=several),
+            format_latency(made.tpot_s, interval=several),
+            brief_seconds(made.tpot_p95_s),
+            f"{made.tokens_per_s:.1f}",
+        ]
+        if made.vs_unsplit is None:
+            cells += [""] * 4
+        else:
+            cells += [
+                format_ratio(made.vs_unsplit, made.vs_unsplit_interval, several=several),
+                f"{made.rpc_count_per_token:g}",
+                format_bytes(round(made.bytes_sent_per_token)),
+                format_bytes(round(made.bytes_received_per_token)),
+            ]
+        rows.append(Row(tuple(cells), "dim" if made.vs_unsplit is None else ""))
+    columns = [Column("stage"), *(Column(head, figures=True) for head in heads)]
+    return Table(
+        columns, rows, "Generation: greedy answers, with the cache where the stage puts it."
+    )
+
+
+def token_phases(ladder: Ladder) -> Shares:
+    """Return what part of a further token's time each stage spends where."""
+    parts = {
+        row.name: row.generated.phases_s
+        for row in ladder.stages
+        if row.generated and row.generated.phases_s
+    }
+    return Shares("where the time of a further token goes", PHASES, parts)
+
+
 def meaning(ladder: Ladder) -> Table:
     """Return what each stage brought beside what it was to bring, and what it costs in trust."""
     several = ladder.rounds != 1
@@ -147,6 +194,15 @@ def _notes(ladder: Ladder) -> Iterator[Note]:
     if not ladder.next_token_agrees:
         agreement = "the contenders do NOT all agree (bfloat16 may decide a close call otherwise)"
     yield Note(agreement, "next token")
+    generated = [row.generated for row in ladder.stages]
+    generated += [unsplit.generated for unsplit in ladder.unsplit.values()]
+    made = [one for one in generated if one]
+    if made:
+        same = len({tuple(one.tokens) for one in made}) == 1
+        words = (
+            "all say the same" if same else "not all say the same (bfloat16 may decide otherwise)"
+        )
+        yield Note(f"{made[0].new_tokens} tokens each; {words}", "answers")
     if ladder.rounds == 1:
         yield Note("one round, so no interval is known", "latency")
     elif ladder.confidence:
@@ -158,15 +214,15 @@ def _notes(ladder: Ladder) -> Iterator[Note]:
     yield Note(_kernels(ladder.stages), "kernels")
     yield Note(format_machine(ladder.machine), "machine")
     if ladder.disturbed_runs:
-        contenders = len(ladder.stages) + len(ladder.unsplit)
-        yield Note(told(ladder.disturbed_runs, contenders * (ladder.rounds or 1)), "busy")
+        benchmarks = len(ladder.stages) + len(ladder.unsplit) + len(made)
+        yield Note(told(ladder.disturbed_runs, benchmarks * (ladder.rounds or 1)), "busy")
 
 
 def _kernels(rows: Sequence[StageRow]) -> str:
     """What computes on the worker, each kind once with the stages that it serves."""
     stages: dict[str, list[str]] = {}
     for row in rows:
-        served = f"{row.kernels}, {row.threads} threads on {row.device_name}"
+        served = f"{row.kernels}, {counted(row.threads, 'thread')} on {row.device_name}"
         stages.setdefault(served, []).append(row.name)
     return "; ".join(f"{', '.join(names)}: {kernels}" for kernels, names in stages.items())
 

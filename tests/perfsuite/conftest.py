@@ -12,6 +12,7 @@ from perfsuite.llama.forecast import FORECAST
 from perfsuite.llama.results import PHASES
 from perfsuite.render import terminal
 from perfsuite.render.blocks import Block
+from tests.perfsuite.sessions import made as made
 
 Build = Callable[..., dict[str, Any]]
 Golden = Callable[[str, str], None]

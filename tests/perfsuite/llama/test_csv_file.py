@@ -40,6 +40,13 @@ def test_a_stage_without_a_baseline_has_no_ratio_to_it(build_result: Build) -> N
     assert rows[1]["vs_baseline"] == rows[1]["vs_baseline_low"] == ""
 
 
+def test_of_one_round_no_interval_is_written(build_result: Build) -> None:
+    result = build_result(rounds=1)
+    (row, *_) = csv.DictReader(StringIO(as_csv(decode(result, Ladder, "ladder.json"))))
+    assert float(row["latency_median_s"]) == 1.5
+    assert row["latency_low_s"] == row["vs_unsplit_high"] == row["vs_baseline_low"] == ""
+
+
 def test_the_file_is_the_stored_one(build_result: Build, golden: Golden) -> None:
     result = build_result()
     result["stages"][1]["vs_baseline"] = result["stages"][1]["vs_baseline_interval"] = None

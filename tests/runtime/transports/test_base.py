@@ -122,12 +122,12 @@ def test_results_come_to_where_the_client_looks_for_them(
     wanted = [first, second]
     places = road.client.reserve(wanted)
     assert len(places) == (2 if road.transport.shares_memory else 0)
-    named = [decoded(road.client.pack(place)) for place in places]
+    named = [decoded(payload) for _, payload in places]
     results = [
         road.server.destination(index, spec, named).copy_(values_of(spec))
         for index, spec in enumerate(wanted)
     ]
-    found = places or [
+    found = [tensor for tensor, _ in places] or [
         road.client.unpack("x", spec, decoded(road.server.pack(result)))
         for spec, result in zip(wanted, results, strict=True)
     ]

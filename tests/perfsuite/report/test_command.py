@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,9 @@ from typing import Any
 import pytest
 
 from perfsuite.__main__ import main
-from perfsuite.gate.outcome import Outcome, Status
-from perfsuite.gate.process import Process
 from perfsuite.llama.results import read_ladder
 from perfsuite.llama.table import ladder_blocks
 from perfsuite.render.markdown import markdown
-from perfsuite.report.inputs import read_gate
 
 Build = Callable[..., dict[str, Any]]
 Golden = Callable[[str, str], None]
@@ -69,30 +65,6 @@ def test_a_damaged_ladder_is_named(
     ladder_file.write_text(json.dumps({**json.loads(ladder_file.read_text()), **change}))
     assert main(["report", "--ladder", str(ladder_file)]) == 2
     assert f"{ladder_file}: {problem}" in capsys.readouterr().err
-
-
-def test_a_subject_that_could_not_be_measured_is_shown(tmp_path: Path) -> None:
-    subject = {"name": "fused", "verdict": "inconclusive", "latency_ms": 1.0, "ratio": None}
-    path = tmp_path / "gate.json"
-    path.write_text(json.dumps({"subjects": [subject]}))
-    (read,) = read_gate(path).subjects
-    assert read.ratio is None
-    assert main(["report", "--gate", str(path), "--output", str(tmp_path / "page.html")]) == 0
-
-
-def test_what_the_gate_writes_is_shown(tmp_path: Path) -> None:
-    one = Process(math.log(2.0), 3e-3, 1.5e-3, rounds=4)
-    measured = Outcome("mine", "test_a.py::test_mine", Status.PASS, "why", [one], "own")
-    skipped = Outcome("test_a.py::test_b", "test_a.py::test_b", Status.NOT_MEASURED, "skipped")
-    path = tmp_path / "gate.json"
-    content = {"machine": {"cpu": "Abacus 9"}, "subjects": [measured.as_json(), skipped.as_json()]}
-    path.write_text(json.dumps(content))
-    assert [subject.seconds for subject in read_gate(path).subjects] == [0.003, None]
-    page = tmp_path / "page.html"
-    assert main(["report", "--gate", str(path), "--output", str(page)]) == 0
-    text = page.read_text()
-    assert "3.00 ms" in text
-    assert "Abacus 9" in text
 
 
 def test_the_ladders_markdown_is_the_stored_one(ladder_file: Path, golden: Golden) -> None:
