@@ -14,7 +14,7 @@ from runtime.checkpoints.chat_template import ChatTemplate, Message, open_chat_t
 from runtime.checkpoints.config import ModelConfig
 from runtime.checkpoints.digest import content_digest, remembered
 from runtime.checkpoints.end_tokens import read_end_tokens
-from runtime.checkpoints.files import SteadyFile
+from runtime.checkpoints.files import SteadyFile, is_there
 from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from runtime.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from runtime.checkpoints.weights import LARGEST_JSON, WeightFiles, parse_json
@@ -36,7 +36,7 @@ class Checkpoint:
         Raises CheckpointError for an unsupported field, and for a file or a tensor that is missing,
         unknown, damaged or of another shape than the configuration implies.
         """
-        if not (directory / CONFIG_FILE).is_file():
+        if not is_there(directory / CONFIG_FILE):
             raise CheckpointError(
                 f"{directory} has no {CONFIG_FILE}; a checkpoint is a directory with one and its "
                 "safetensors files"

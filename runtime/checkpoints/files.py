@@ -127,7 +127,7 @@ class SteadyFile:
         except FileNotFoundError as error:
             if self._identity is not None:
                 raise self._changed() from error
-            raise CheckpointError(f"{self.path} is missing; fetch the checkpoint again") from error
+            raise missing(self.path) from error
         except OSError as error:
             # A socket cannot even be opened.
             raise CheckpointError(f"{self.path} is no file: {error.strerror}") from error
@@ -148,6 +148,23 @@ class SteadyFile:
             f"{self.path} was replaced or written to since it was opened; load the checkpoint again "
             "when nobody writes to it"
         )
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this path, be it a link to nothing.
+
+    A cache of downloads is of links; what they lead to is cleaned away by others, or was never fetched.
+    """
+    return path.is_symlink() or path.exists()
+
+
+def missing(path: Path) -> CheckpointError:
+    """The error of a file that is not there, which says so of a link's end."""
+    if path.is_symlink():
+        return CheckpointError(
+            f"{path} is a link to {path.readlink()}, which is missing; fetch the checkpoint again"
+        )
+    return CheckpointError(f"{path} is missing; fetch the checkpoint again")
 
 
 def _told(descriptor: int) -> _Identity:

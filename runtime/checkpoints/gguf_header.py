@@ -70,7 +70,7 @@ class GgufHeader:
         fields = cursor.count("fields", _MOST_FIELDS)
         self.fields: dict[str, Any] = {}
         for _ in range(fields):
-            name = cursor.text(_LONGEST_NAME)
+            name = cursor.name()
             if name in self.fields:
                 raise cursor.damaged(f"field {_shown(name)} is there twice")
             self.fields[name] = cursor.value(cursor.whole("I"))
@@ -123,15 +123,16 @@ class _Cursor:
             raise self.damaged(f"it declares {count:,} {what}; {most:,} are the most")
         return count
 
-    def text(self, longest: int) -> str:
+    def name(self) -> str:
         try:
-            return self.take(self.count("characters", longest)).decode()
+            return self.take(self.count("characters", _LONGEST_NAME)).decode()
         except UnicodeDecodeError as error:
-            raise self.damaged("a text is not UTF-8") from error
+            raise self.damaged("a name is not UTF-8") from error
 
     def value(self, kind: int) -> Any:
         if kind == _TEXT:
-            return self.text(_LONGEST_TEXT)
+            # Vocabularies of pieces of characters exist, and the weights beside them are fine.
+            return self.take(self.count("characters", _LONGEST_TEXT)).decode(errors="replace")
         if kind == _LIST:
             kind, count = self.whole("I"), self.count("items of a list", _MOST_ITEMS)
             if kind == _LIST:
@@ -144,7 +145,7 @@ class _Cursor:
 
     def tensor(self) -> tuple[str, GgufTensor]:
         """Read what is said of one tensor; its offset counts from the end of the header."""
-        name = self.text(_LONGEST_NAME)
+        name = self.name()
         dimensions = self.whole("I")
         if not 0 < dimensions <= _MOST_DIMENSIONS:
             raise self.damaged(f"tensor {_shown(name)} has {dimensions} dimensions")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import tokenizers
 
-from runtime.checkpoints.files import SteadyFile
+from runtime.checkpoints.files import SteadyFile, is_there
 from runtime.errors import CheckpointError
 from runtime.text import printable
 
@@ -91,7 +91,7 @@ class ByteTokenizer:
 def open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a checkpoint's directory. Raises CheckpointError."""
     file = directory / TOKENIZER_FILE
-    if file.exists():
+    if is_there(file):
         return FileTokenizer(SteadyFile(file).path)
     missing = directory / NO_TOKENIZER_FILE
     if missing.exists():

@@ -15,7 +15,7 @@ from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from runtime.checkpoints.files import SteadyFile
+from runtime.checkpoints.files import SteadyFile, is_there
 from runtime.errors import CheckpointError
 from runtime.text import printable
 
@@ -169,10 +169,10 @@ def _damaged(file: SteadyFile, problem: str) -> CheckpointError:
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
     """The files of the weights, sorted; one file wins over shards, as in ``transformers``."""
-    if (directory / SINGLE_FILE).exists():
+    if is_there(directory / SINGLE_FILE):
         return (directory / SINGLE_FILE,)
     index = directory / INDEX_FILE
-    if not index.exists():
+    if not is_there(index):
         raise CheckpointError(
             f"{directory} holds neither {SINGLE_FILE} nor {INDEX_FILE}; other formats are not "
             "read: save the model with transformers' save_pretrained first"

@@ -173,3 +173,18 @@ def test_damage_is_named(name: str, model_directory: Path) -> None:
 def test_an_unknown_tensor_name(model_directory: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no tensor 'model\.layers\.2"):
         load_checkpoint(model_directory).tensor("model.layers.2.mlp.up_proj.weight")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", FILE, "model.safetensors.index.json", "tokenizer.json"]
+)
+def test_a_link_to_what_was_cleaned_away_is_told(name: str, model_directory: Path) -> None:
+    """A cache of downloads has links to the files themselves."""
+    (model_directory / name).unlink(missing_ok=True)
+    if name.endswith("index.json"):
+        (model_directory / FILE).unlink()
+    (model_directory / name).symlink_to("../../blobs/0123")
+    with pytest.raises(
+        CheckpointError, match=rf"{name} is a link to \.\./\.\./blobs/0123, which is missing"
+    ):
+        load_checkpoint(model_directory).tokenizer()

@@ -57,6 +57,10 @@ BOMBS: dict[str, tuple[bytes, str]] = {
         begin(fields=1) + field(b"a", LIST, items(UINT8, 4_000_000) + bytes(99)),
         "it ends after",
     ),
+    "a list of unknown kind": (
+        begin(fields=1) + field(b"a", LIST, items(77, 4_000_000)),
+        "unknown kind 77",
+    ),
     "a list of lists": (
         begin(fields=1) + field(b"a", LIST, items(LIST, 3) + bytes(99)),
         "a list of lists",
@@ -137,14 +141,14 @@ def test_what_is_there_is_read(tmp_path: Path) -> None:
         begin(tensors=2, fields=3)
         + field(b"a", UINT8, b"\x07")
         + field(b"b", TEXT, text("ä".encode()))
-        + field(b"c", LIST, items(TEXT, 2) + text(b"x") + text(b"y"))
+        + field(b"c", LIST, items(TEXT, 2) + text(b"x") + text(b"\xe2\x82"))
         + tensor(b"t", (2, 3))
         + tensor(b"u", (64, 2), Q4_0, offset=32)
     )
     data = -(-len(content) // 32) * 32
     (tmp_path / "file.gguf").write_bytes(content.ljust(data + 32 + 72, b"\0"))
     header = GgufHeader(SteadyFile(tmp_path / "file.gguf"))
-    assert header.fields == {"a": 7, "b": "ä", "c": ["x", "y"]}
+    assert header.fields == {"a": 7, "b": "ä", "c": ["x", "\N{REPLACEMENT CHARACTER}"]}
     assert header.tensors == {
         "t": (GGMLQuantizationType.F32, (3, 2), data, 24),
         "u": (GGMLQuantizationType.Q4_0, (2, 64), data + 32, 72),
