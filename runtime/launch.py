@@ -9,15 +9,17 @@ from contextlib import ExitStack
 
 import zmq
 
-from runtime.errors import WorkerError
+from runtime.errors import EndpointError, WorkerError
 from runtime.stages import Stage
 from runtime.text import printable
+from runtime.transports.endpoints import IPC, LONGEST_SOCKET_PATH
 from runtime.transports.registry import TRANSPORTS
 from runtime.watched_process import end, environment, start
 
 _LAST_WORDS_S = (
     10.0  # of a worker whose connection has ended: it is about to end, on a busy machine too
 )
+_DEEPEST = LONGEST_SOCKET_PATH - len("/split-llama-........./worker")
 
 
 class WorkerProcess:
@@ -43,6 +45,8 @@ class WorkerProcess:
             self._errors = resources.enter_context(tempfile.TemporaryFile())
             self._meeting = resources.enter_context(ExitStack())
             transport = TRANSPORTS[stage.transport]
+            if transport.scheme == IPC:
+                _check_depth(tempfile.gettempdir())
             meeting = self._meeting.enter_context(transport.meet(transport.scheme))
             self.process = start(
                 "runtime.worker",
@@ -85,3 +89,16 @@ class WorkerProcess:
         """End the process and release the way to it. Closing twice is allowed."""
         self.end()
         self._resources.close()
+
+
+def _check_depth(folder: str) -> None:
+    """Refuse a temporary folder in which no socket could have a path.
+
+    Raises:
+        EndpointError: saying what to set.
+    """
+    if len(os.fsencode(folder)) > _DEEPEST:
+        raise EndpointError(
+            f"endpoint: the temporary folder {folder} is too deep for a socket's path ({_DEEPEST} bytes at most); "
+            "set TMPDIR to a shorter one"
+        )
