@@ -23,6 +23,8 @@ MOST_CACHES = 16
 MOST_PROMPTS = 256
 """Of one cache."""
 
+_MOST_NUMBER = 2**63 - 1
+
 Numbers = tuple[int, ...]
 """What a call says of a cache: its number, and what the operation needs to know beside that."""
 
@@ -155,6 +157,8 @@ class CacheBooks:
         return inputs[0].shape[0], inputs[0].shape[1]
 
     def _check_open(self, number: int, batch: int, capacity: int) -> None:
+        if not 0 <= number <= _MOST_NUMBER:
+            raise ProtocolError("cache", f"its number must be 0 to {_MOST_NUMBER}, got {number}")
         if number in self._caches:
             raise ProtocolError("cache", f"{number} is open already")
         if len(self) >= MOST_CACHES:

@@ -81,6 +81,11 @@ class WorkerProcess:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return printable(lines[-1].removeprefix("worker: ")) if lines else ""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process ended, by itself or by ``end``."""
+        return self.process.poll() is not None
+
     def end(self) -> None:
         """End the process, and wait for that; may be called from any thread, and again."""
         end(self.process)

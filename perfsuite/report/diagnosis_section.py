@@ -69,7 +69,7 @@ def _table(curves: Roads) -> Table:
     return Table(
         columns("transport", "sent", "round trip", "throughput"),
         [
-            Row((road, size(sent), brief_seconds(seconds), _rate(sent / seconds)))
+            Row(road, size(sent), brief_seconds(seconds), _rate(sent / seconds))
             for road, points in curves.items()
             for sent, seconds in points
         ],

@@ -193,7 +193,8 @@ def _is_bare_name(shard: object) -> bool:
     return (
         isinstance(shard, str)
         and shard.endswith(".safetensors")
-        and not any(character in shard for character in "/\\\0")
+        and shard.isprintable()
+        and not any(character in shard for character in "/\\")
     )
 
 

@@ -63,6 +63,7 @@ class Wire:
             "layer": call.layer,
             "modules": list(call.modules),
             "transpose_b": call.transpose_b,
+            "cache": [],
             "inputs": [
                 self.tensor(spec, place) for spec, place in zip(inputs, places, strict=False)
             ],
@@ -201,6 +202,7 @@ RIGHT: Mapping[str, tuple[type, ...]] = {
     "layer": (int, type(None)),
     "modules": (list,),
     "transpose_b": (bool,),
+    "cache": (list,),
     "inputs": (list,),
     "outputs": (list,),
 }

@@ -19,11 +19,11 @@ from perfsuite.llama.diagnosis.roads import ROADS
 from perfsuite.llama.diagnosis.sweep import ROWS
 from perfsuite.llama.measuring import SETTLE_S, collector_paused
 from perfsuite.llama.neighbours import Neighbours
+from perfsuite.llama.rows import Forward
 from perfsuite.progress import RunProgress
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.stages import Stage
-from runtime.trace import Trace
 from runtime.traffic import forward_traffic
 from runtime.transports.registry import TRANSPORTS
 
@@ -33,18 +33,10 @@ _MOST_FORWARDS = 5
 
 
 @dataclass(frozen=True)
-class Timed:
-    """One forward pass: seconds as its caller sees them, and its trace."""
-
-    seconds: float
-    trace: Trace
-
-
-@dataclass(frozen=True)
 class Measured:
     """What a diagnosis measured: forward passes by stage, and the findings that know nothing of them."""
 
-    forwards: Mapping[str, Sequence[Timed]]
+    forwards: Mapping[str, Sequence[Forward]]
     kernels: Mapping[str, str]
     findings: Findings
     runs: int  # of all kinds, watched for others' use of the machine
@@ -89,7 +81,7 @@ def measure(
     slower, to see it found. Raises SplitError or MeasurementError.
     """
     config, tokens = checkpoint.config, input_ids.shape[1]
-    done: dict[str, list[Timed]] = {stage.name: [] for stage in stages}
+    done: dict[str, list[Forward]] = {stage.name: [] for stage in stages}
     with ExitStack() as stack:
         progress = stack.enter_context(RunProgress(rounds * (1 + len(stages))))
         llamas: dict[str, SplitLlama] = {}
@@ -130,13 +122,13 @@ def _between(config: ModelConfig, tokens: int) -> Between:
     return between_calls(config, max(STAGES.values(), key=calls), tokens)
 
 
-def _forwards(llama: SplitLlama, input_ids: torch.Tensor) -> list[Timed]:
+def _forwards(llama: SplitLlama, input_ids: torch.Tensor) -> list[Forward]:
     """Time forward passes; one before them, which finds caches as another stage has left them, does not count."""
-    found: list[Timed] = []
+    found: list[Forward] = []
     with collector_paused():
         llama.forward(input_ids)
         while len(found) < _MOST_FORWARDS and sum(each.seconds for each in found) < _LEAST_S:
             started = time.perf_counter()
             llama.forward(input_ids)
-            found.append(Timed(time.perf_counter() - started, llama.last_trace))
+            found.append(Forward(time.perf_counter() - started, trace=llama.last_trace))
     return found

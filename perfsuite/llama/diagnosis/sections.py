@@ -13,7 +13,6 @@ from perfsuite import statistics
 from perfsuite.llama.cost_model import Prediction, predict, road_of
 from perfsuite.llama.diagnosis import result
 from perfsuite.llama.diagnosis.calibrating import TOUCHED_BYTES, Findings
-from perfsuite.llama.diagnosis.measuring import Timed
 from perfsuite.llama.diagnosis.result import (
     NAIVE_BYTES,
     Curve,
@@ -31,10 +30,11 @@ from perfsuite.llama.diagnosis.what_if import WhatIf
 from perfsuite.llama.line_fit import fit_line
 from perfsuite.llama.residuals import CONSTANT_OF, moved_constant
 from perfsuite.llama.results import PHASES
+from perfsuite.llama.rows import Forward
 from perfsuite.schema import Interval
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
-from runtime.trace import RpcRecord
+from runtime.trace import RpcRecord, Trace
 from runtime.traffic import forward_traffic
 
 
@@ -103,10 +103,10 @@ def rates_section(findings: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def stage_section(stage: Stage, forwards: Sequence[Timed]) -> result.Stage:
+def stage_section(stage: Stage, forwards: Sequence[Forward]) -> result.Stage:
     """Return where the forward passes of ``stage`` spent their time: by phase, operation and layer."""
     # Of the middle forward passes, not a median for each phase: those would sum to another time.
-    middle = [each.trace.totals() for each in _middle(forwards)]
+    middle = [trace.totals() for trace in _traces(_middle(forwards))]
     phases = {phase: mean(total[f"{phase}_s"] for total in middle) for phase in PHASES}  # type: ignore[literal-required]
     estimate = statistics.median([each.seconds for each in forwards])
     measured = estimate.value
@@ -126,20 +126,26 @@ def stage_section(stage: Stage, forwards: Sequence[Timed]) -> result.Stage:
     )
 
 
-def _middle(forwards: Sequence[Timed]) -> Sequence[Timed]:
+def _middle(forwards: Sequence[Forward]) -> Sequence[Forward]:
     """Return the one or two forward passes whose mean is the median."""
     ordered = sorted(forwards, key=lambda each: each.seconds)
     half = len(ordered) // 2
     return ordered[half : half + 1] if len(ordered) % 2 else ordered[half - 1 : half + 1]
 
 
-def _grouped(forwards: Sequence[Timed], key: Callable[[RpcRecord], str | int | None]) -> list[Part]:
+def _traces(forwards: Sequence[Forward]) -> list[Trace]:
+    return [each.trace for each in forwards if each.trace is not None]
+
+
+def _grouped(
+    forwards: Sequence[Forward], key: Callable[[RpcRecord], str | int | None]
+) -> list[Part]:
     """Return the calls' seconds by phase, summed by ``key``, as medians over the forward passes."""
     sums: dict[str | int | None, list[dict[str, float]]] = defaultdict(list)
     counts: dict[str | int | None, int] = {}
-    for each in forwards:
+    for trace in _traces(forwards):
         groups: dict[str | int | None, list[RpcRecord]] = defaultdict(list)
-        for rpc in each.trace.rpcs:
+        for rpc in trace.rpcs:
             groups[key(rpc)].append(rpc)
         for name, rpcs in groups.items():
             counts[name] = len(rpcs)

@@ -9,10 +9,11 @@ import pytest
 
 from perfsuite.llama.cost_model import predict
 from perfsuite.llama.diagnosis.calibrating import Findings
-from perfsuite.llama.diagnosis.measuring import Timed, calibrate
+from perfsuite.llama.diagnosis.measuring import calibrate
 from perfsuite.llama.diagnosis.report import judgement
 from perfsuite.llama.diagnosis.sections import prediction_row, stage_section
 from perfsuite.llama.results import PHASES
+from perfsuite.llama.rows import Forward
 from runtime import STAGES, SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint, ModelConfig
 from tests.runtime.models import random_ids, write_model
@@ -56,7 +57,7 @@ def findings(tiny: Checkpoint) -> Findings:
 
 def forwards(
     checkpoint: Checkpoint, stage: str, tokens: int, slowdown: dict[str, float] | None = None
-) -> list[Timed]:
+) -> list[Forward]:
     prompt = random_ids(checkpoint.config, 1, tokens)
     with SplitLlama.launch(checkpoint, stage, threads=THREADS, slowdown=slowdown) as llama:
         for _ in range(2):
@@ -64,7 +65,7 @@ def forwards(
         found = []
         for _ in range(5):
             llama.forward(prompt)
-            found.append(Timed(llama.last_trace.total_s, llama.last_trace))
+            found.append(Forward(llama.last_trace.total_s, trace=llama.last_trace))
     return found
 
 
