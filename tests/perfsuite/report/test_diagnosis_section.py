@@ -12,7 +12,7 @@ from perfsuite.llama.diagnosis.result import (
     Prediction,
     Projected,
     Projection,
-    Road,
+    Route,
     Sweep,
     read_diagnosis,
 )
@@ -41,14 +41,14 @@ def test_what_was_not_diagnosed_has_no_section() -> None:
     empty = Diagnosis(prediction=[])
     for made in (transport_section, prediction_section, projection_section):
         assert made(empty) is None
-    swept_of_nothing = Diagnosis(prediction=[], transport={"zmq-ipc": None, "zmq-tcp": Road()})
+    swept_of_nothing = Diagnosis(prediction=[], transport={"zmq-ipc": None, "zmq-tcp": Route()})
     assert transport_section(swept_of_nothing) is None
 
 
 def test_throughput_is_bytes_over_seconds() -> None:
     sent = Sweep(Curve(bytes=(1000, 2_000_000), round_trip_s=(1e-3, 1e-2)))
     section = transport_section(
-        Diagnosis(prediction=[], transport={"unix": Road(between_sweeps=sent)}, command="as run")
+        Diagnosis(prediction=[], transport={"unix": Route(cold=sent)}, command="as run")
     )
     assert section is not None
     swept, throughput = section.figures  # one way of calling alone was measured

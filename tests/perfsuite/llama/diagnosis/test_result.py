@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perfsuite.errors import UsageError
-from perfsuite.llama.diagnosis.result import Curve, Road, Sweep, read_diagnosis
+from perfsuite.llama.diagnosis.result import Curve, Route, Sweep, read_diagnosis
 from perfsuite.llama.results import PHASES
 
 SENT = {"sent": {"bytes": [1024, 2048], "round_trip_s": [1e-4, 2e-4]}}
@@ -51,10 +51,10 @@ def test_a_curve_s_points_come_by_size() -> None:
     assert curve.points == [(1024, 1e-4), (2048, 2e-4)]
 
 
-def test_a_road_has_what_was_swept_of_it() -> None:
+def test_a_route_has_what_was_swept_of_it() -> None:
     curve = Curve(bytes=(1024,), round_trip_s=(1e-4,))
-    assert Road().sent == {}
-    assert Road(between_sweeps=Sweep(curve)).sent == {"between_sweeps": curve}
+    assert Route().sent == {}
+    assert Route(cold=Sweep(curve)).sent == {"cold": curve}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Roads to workers that compute nothing: real channels, real processes, none of them left."""
+"""Routes to workers that compute nothing: real channels, real processes, none of them left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.bursts import Between
-from perfsuite.llama.diagnosis.roads import ROADS, open_roads
+from perfsuite.llama.diagnosis.routes import ROUTES, open_routes
 from runtime.operations import Call
 from runtime.tensors import TensorSpec
 from runtime.transports.registry import TRANSPORTS
@@ -16,17 +16,17 @@ from runtime.transports.registry import TRANSPORTS
 IDLE = Between(0, 0, 0)
 
 
-def test_there_is_a_road_for_every_address_of_every_transport() -> None:
-    assert len(ROADS) == sum(len(transport.routes) for transport in TRANSPORTS.values())
-    for name, (transport, scheme) in ROADS.items():
+def test_there_is_a_route_for_every_address_of_every_transport() -> None:
+    assert len(ROUTES) == sum(len(transport.routes) for transport in TRANSPORTS.values())
+    for name, (transport, scheme) in ROUTES.items():
         assert transport.routes[scheme] == name
 
 
-def test_an_unknown_road_is_refused_with_the_known_ones_and_starts_nothing() -> None:
+def test_an_unknown_route_is_refused_with_the_known_ones_and_starts_nothing() -> None:
     before = psutil.Process().children()
     with (
-        pytest.raises(MeasurementError, match=r"no road 'pigeon'; there are .*shared-memory"),
-        open_roads(["shared-memory", "pigeon"], IDLE, 1),
+        pytest.raises(MeasurementError, match=r"no transport 'pigeon'; there are .*shared-memory"),
+        open_routes(["shared-memory", "pigeon"], IDLE, 1),
     ):
         pass
     assert psutil.Process().children() == before
@@ -35,7 +35,7 @@ def test_an_unknown_road_is_refused_with_the_known_ones_and_starts_nothing() -> 
 def test_calls_cross_and_the_workers_end_with_the_context() -> None:
     before = set(psutil.Process().children())
     names = ["zmq-ipc", "shared-memory"]
-    with open_roads(names, IDLE, 1) as clients:
+    with open_routes(names, IDLE, 1) as clients:
         assert list(clients) == names
         started = set(psutil.Process().children()) - before
         assert len(started) == len(names)
