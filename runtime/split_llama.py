@@ -84,11 +84,11 @@ class SplitLlama:
         self._release = weakref.finalize(self, _release, self._process, cleanup)
 
     def _shake_hands(self, channel: ClientChannel) -> None:
-        conversation = (channel, self.config, self.stage.torch_dtype)
+        connection = (channel, self.config, self.stage.torch_dtype)
         rpc = (
-            DelayedRpcClient(*conversation, delays=self._delays)
+            DelayedRpcClient(*connection, delays=self._delays)
             if self._delays
-            else RpcClient(*conversation)
+            else RpcClient(*connection)
         )
         self.worker_info: Mapping[str, Any] = rpc.handshake(
             Hello(

@@ -37,7 +37,7 @@ class Forward:
 
 
 def unsplit_name(dtype: str) -> str:
-    """What the unsplit model in ``dtype`` is called among the contenders."""
+    """What the unsplit model in ``dtype`` is called among the benchmarks."""
     return f"unsplit {dtype}"
 
 
@@ -58,7 +58,7 @@ def stage_row(
     *,
     seed: int,
 ) -> StageRow:
-    """The row of ``stage``, from the forward passes of all contenders, one per round each.
+    """The row of ``stage``, from the forward passes of all benchmarks, one per round each.
 
     Raises MeasurementError when the stage's traffic differs from round to round.
     """

@@ -208,9 +208,9 @@ def forecast(row: StageRow) -> str:
 
 
 def _notes(ladder: Ladder) -> Iterator[Note]:
-    agreement = "all contenders agree"
+    agreement = "all agree"
     if not ladder.next_token_agrees:
-        agreement = "the contenders do NOT all agree (bfloat16 may decide a close call otherwise)"
+        agreement = "they do NOT all agree (bfloat16 may decide a close call otherwise)"
     yield Note(agreement, "next token")
     generated = [row.generated for row in ladder.stages]
     generated += [unsplit.generated for unsplit in ladder.unsplit.values()]

@@ -1,4 +1,4 @@
-"""The yardstick: the unsplit model, ``transformers``' own, in a process of its own.
+"""The reference: the unsplit model, ``transformers``' own, in a process of its own.
 
 ``Unsplit`` starts ``python -m perfsuite.llama.unsplit`` and asks it (see ``processes.program``). The process keeps
 torch's default OpenMP settings, whatever the runtime has chosen for itself, and ends with its

@@ -32,9 +32,9 @@ def diagnosis_blocks(result: Diagnosis) -> Iterator[Block]:
         yield Note(told(result.disturbed_runs, result.runs), "busy")
     yield Heading("1. One transfer: round trip by payload sent", 2)
     yield _transport(result)
-    for road, found in (result.transport or {}).items():
+    for route, found in (result.transport or {}).items():
         if found is not None and found.fit is not None:
-            yield Note(_fit(found.fit), f"{road}, back to back")
+            yield Note(_fit(found.fit), f"{route}, hot")
     yield Note(_memory(result), "memory")
     yield Heading("2. What one would conclude from it", 2)
     yield _naive(result)
@@ -42,7 +42,7 @@ def diagnosis_blocks(result: Diagnosis) -> Iterator[Block]:
     yield _phases(result)
     yield _operations(result)
     yield from map(_layers, result.stages)
-    yield Heading("4. Predicted from micro-measurements alone", 2)
+    yield Heading("4. Predicted from microbenchmarks alone", 2)
     yield predictions(result)
     yield from map(judgement, result.prediction)
     yield Note(_ranking(result), "all")
@@ -69,13 +69,13 @@ def _seconds(phases: Phases) -> list[str]:
 
 
 def _transport(result: Diagnosis) -> Table:
-    heads = columns("road", "how", *map(format_bytes, _SHOWN_BYTES), left=("how",))
+    heads = columns("transport", "caches", *map(format_bytes, _SHOWN_BYTES), left=("caches",))
     rows = []
-    for road, found in (result.transport or {}).items():
+    for route, found in (result.transport or {}).items():
         for how, curve in (found.sent if found else {}).items():
             at = dict(curve.points)
             shown = (brief_seconds(at[size]) if size in at else MISSING for size in _SHOWN_BYTES)
-            rows.append(Row(road, how.replace("_", " "), *shown))
+            rows.append(Row(route, how, *shown))
     return Table(heads, rows)
 
 
@@ -104,7 +104,7 @@ def _naive(result: Diagnosis) -> Table:
     stages = result.stages
     rows = [
         Row(
-            row.road,
+            row.route,
             brief_seconds(row.transfer_s),
             f"{row.bytes_per_s / 1e6:,.0f} MB/s",
             *(brief_seconds(row.concluded_s[stage.name]) for stage in stages),
@@ -115,7 +115,7 @@ def _naive(result: Diagnosis) -> Table:
     rows.append(Row("payload of a forward pass", "", "", *carried, tone="dim"))
     measured = [brief_seconds(stage.measured_s) for stage in stages]
     rows.append(Row("measured", "", "", *measured, tone="bold"))
-    return Table(columns("road", "10 MB take", "so", *(stage.name for stage in stages)), rows)
+    return Table(columns("transport", "10 MB take", "so", *(stage.name for stage in stages)), rows)
 
 
 def _phases(result: Diagnosis) -> Table:

@@ -10,9 +10,9 @@ from statistics import mean, median
 from typing import Any, Literal
 
 from perfsuite import statistics
-from perfsuite.llama.cost_model import Prediction, predict, road_of
+from perfsuite.llama.cost_model import Prediction, predict, route_of
 from perfsuite.llama.diagnosis import result
-from perfsuite.llama.diagnosis.calibrating import TOUCHED_BYTES, Findings
+from perfsuite.llama.diagnosis.microbenchmarks import TOUCHED_BYTES, Findings
 from perfsuite.llama.diagnosis.result import (
     NAIVE_BYTES,
     Curve,
@@ -22,7 +22,7 @@ from perfsuite.llama.diagnosis.result import (
     Part,
     Projected,
     Projection,
-    Road,
+    Route,
     Sweep,
 )
 from perfsuite.llama.diagnosis.sweep import CALL_PHASES, Samples
@@ -38,11 +38,11 @@ from runtime.trace import RpcRecord, Trace
 from runtime.traffic import forward_traffic
 
 
-def transport_section(samples: Mapping[str, Samples]) -> dict[str, Road]:
-    """Return per road the curves of the sweeps, by phase, and the line through the round trips."""
+def transport_section(samples: Mapping[str, Samples]) -> dict[str, Route]:
+    """Return per route the curves of the sweeps, by phase, and the line through the round trips."""
     return {
-        road: Road(_sweep(found, cold=False), _sweep(found, cold=True), _fit(found))
-        for road, found in samples.items()
+        route: Route(_sweep(found, cold=False), _sweep(found, cold=True), _fit(found))
+        for route, found in samples.items()
     }
 
 
@@ -63,12 +63,12 @@ def _fit(found: Samples) -> Fit:
 
 
 def naive_section(
-    transport: Mapping[str, Road], config: ModelConfig, stages: Sequence[Stage], tokens: int
+    transport: Mapping[str, Route], config: ModelConfig, stages: Sequence[Stage], tokens: int
 ) -> list[Naive]:
-    """Return what a single transfer suggests: a stage's bytes over its throughput, road by road."""
+    """Return what a single transfer suggests: a stage's bytes over its throughput, route by route."""
     section = []
-    for name, road in transport.items():
-        seconds = dict(road.sent["back_to_back"].points)[NAIVE_BYTES]
+    for name, route in transport.items():
+        seconds = dict(route.sent["hot"].points)[NAIVE_BYTES]
         throughput = NAIVE_BYTES / seconds
         concluded = {
             stage.name: forward_traffic(config, stage, tokens).total_bytes / throughput
@@ -224,7 +224,7 @@ def projection_section(
         stages=[
             Projected(
                 name=row.stage,
-                road=what_if.road or road_of(stage.transport),
+                route=what_if.route or route_of(stage.transport),
                 projected_s=row.total_s,
                 phases_s=row.phases,
                 bounds_s=dict(row.bounds),

@@ -58,7 +58,7 @@ def test_the_json_is_as_specified(ladder: Run) -> None:
         assert row["bytes_received"] > 0
 
 
-def test_the_table_names_every_contender_and_fits(ladder: Run) -> None:
+def test_the_table_names_every_benchmark_and_fits(ladder: Run) -> None:
     lines = ladder.output.splitlines()
     for name in (*STAGES, "unsplit float32", "unsplit bfloat16"):
         assert any(line.startswith(name) for line in lines)
@@ -89,7 +89,7 @@ def test_calls_are_counted_and_phases_fill_the_total(ladder: Run) -> None:
         assert sum(row["phases_s"].values()) <= 1.5 * row["latency_s"]["high"]
 
 
-def test_float32_contenders_predict_the_same_token(ladder: Run) -> None:
+def test_float32_benchmarks_predict_the_same_token(ladder: Run) -> None:
     result = ladder.result
     tokens = [row["next_token"]["id"] for row in result["stages"] if row["dtype"] == "float32"]
     assert {*tokens} == {result["unsplit"]["float32"]["next_token"]["id"]}

@@ -45,7 +45,7 @@ def test_everything_is_shown(build_result: Build) -> None:
     text = drawn(build_result())
     for word in (*FORECAST, *PHASES, "unsplit float32", "unsplit bfloat16", "forecast", "33x"):
         assert word in text
-    assert "all contenders agree" in text
+    assert "all agree" in text
     assert "' the'" in text
     assert "machine:" in text
 
@@ -85,7 +85,7 @@ def test_of_one_round_no_interval_is_shown(build_result: Build) -> None:
     assert "one round, so no interval is known" in text
 
 
-def test_a_busy_machine_is_said_with_the_contenders_that_it_hit(build_result: Build) -> None:
+def test_a_busy_machine_is_said_with_the_benchmarks_that_it_hit(build_result: Build) -> None:
     assert "busy" not in drawn(build_result())
     text = drawn(build_result(disturbed_runs={"fused": 2, "unsplit float32": 1}))
     assert "busy: others used the machine during 3 of 30 runs (fused 2, unsplit float32 1)" in text
