@@ -24,6 +24,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 
 from perfsuite import statistics
 from perfsuite.errors import PerfsuiteError, UnsplitError
+from perfsuite.llama.cost_model import token_bytes
 from perfsuite.llama.decode_rows import Answer, answer_of
 from perfsuite.llama.measuring import interleave
 from perfsuite.llama.prompts import SHIPPED
