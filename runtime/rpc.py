@@ -14,6 +14,7 @@ from runtime.errors import (
     HandshakeError,
     ProtocolError,
     SplitError,
+    WorkerBusy,
     WorkerDied,
     WorkerError,
     WorkerRefused,
@@ -44,6 +45,7 @@ _ERRORS: Mapping[str, type[WorkerError] | type[HandshakeError]] = {
     "protocol": WorkerRefused,
     "handshake": HandshakeError,
     "failure": WorkerError,
+    "busy": WorkerBusy,
 }
 
 
@@ -71,9 +73,17 @@ class RpcClient:
 
         Raises:
             HandshakeError: naming the first thing that differs.
+            WorkerBusy: if it serves another client.
             WorkerError, ProtocolError: as ``call``.
         """
-        welcome = self._exchange(encode_hello(own), decode_welcome)[0]
+        try:
+            welcome = self._exchange(encode_hello(own), decode_welcome)[0]
+        except WorkerTimeout as error:
+            raise WorkerTimeout(
+                "worker: no answer to the first message within the deadline; it may be serving another client: "
+                "try again later, or launch another worker"
+            ) from error
+        self.channel.expect(0)
         welcome.hello.check_against(own)
         self._session = welcome.session
         return {
@@ -169,6 +179,7 @@ class RpcClient:
             raise ProtocolError(
                 "sequence", f"the reply answers {reply.sequence}, not {self._sequence}"
             )
+        self.channel.expect(len(reply.outputs))
         expected = 0 if places else len(specs)
         if len(reply.outputs) != expected:
             raise ProtocolError("outputs", f"{expected} expected, got {len(reply.outputs)}")

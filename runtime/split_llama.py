@@ -6,18 +6,19 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.delay_injection import DelayedRpcClient, Delays
 from runtime.devices import DEVICES
-from runtime.errors import InputError, WorkerDied, WorkerError
+from runtime.errors import InputError, WorkerBusy, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
 from runtime.launch import WorkerProcess
 from runtime.messages import PROTOCOL_VERSION, Hello
@@ -31,7 +32,10 @@ from runtime.traffic import live_bytes
 from runtime.transports.base import ClientChannel
 from runtime.transports.registry import connect
 
+Llama = TypeVar("Llama", bound="SplitLlama")
+
 _MOST_THREADS = 2**15
+_TURN_S = 0.1  # between two questions whether a worker is free
 _LONGEST_S = 1_000_000  # more does not fit into a wait of the kernel's, in milliseconds
 
 
@@ -98,14 +102,15 @@ class SplitLlama:
 
         ``keys`` is the folder of a tcp endpoint's keys (``python -m runtime.worker --generate-keys``), which
         endpoints beyond this host need. ``threads`` is the number of compute threads of a worker that is started
-        here (default: as many as torch uses in this process). ``start_timeout_s`` bounds the worker's start,
-        ``timeout_s`` each call. ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see
-        ``runtime.delay_injection``.
+        here (default: as many as torch uses in this process). ``start_timeout_s`` bounds the worker's start, and
+        the wait for one that serves another client; ``timeout_s`` each call. ``slowdown`` makes phases really
+        slower, by factors, to see an alarm go off: see ``runtime.delay_injection``.
 
         Raises:
             InputError: for an unknown stage or device, or a number that is not positive.
             EndpointError: if nobody can be reached at ``endpoint``, or not with these keys.
             HandshakeError: if the worker has another protocol, model, dtype or device.
+            WorkerBusy: if it serves another client all the time.
             WorkerError: if it ends or does not answer.
         """
         given: object = checkpoint
@@ -139,8 +144,9 @@ class SplitLlama:
                 cleanup.callback(channel.close)
             channel.set_timeout(start_timeout_s)
             owned = ExitStack()
+            shake_hands = partial(cls, checkpoint, row, channel, device, owned, delays)
             try:
-                llama = cls(checkpoint, row, channel, device, owned, delays)
+                llama = _when_free(shake_hands, start_timeout_s)
             except WorkerDied as error:
                 words = process.stderr_tail() if process else ""
                 raise (
@@ -222,6 +228,18 @@ class SplitLlama:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _when_free(shake_hands: Callable[[], Llama], patience_s: float) -> Llama:
+    """Shake hands, again and again as long as the worker serves another client."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return shake_hands()
+        except WorkerBusy:
+            if time.monotonic() > until:
+                raise
+        time.sleep(_TURN_S)
 
 
 def _check_number(name: str, given: Any, wanted: str, most: int, kinds: tuple[type, ...]) -> None:

@@ -79,6 +79,9 @@ class _SeqpacketChannel:
         except OSError as error:
             raise PeerGone from error
 
+    def expect(self, tensors: int) -> None:
+        """Nothing to do: places stand in the message."""
+
     def _receive(self, ancillary_bytes: int = 0) -> tuple[bytes, Ancillary]:
         """Return the next message and what came with it."""
         started = time.perf_counter()

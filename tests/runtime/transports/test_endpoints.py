@@ -32,7 +32,7 @@ from runtime.transports.base import ReceiveTimeout
 from runtime.transports.endpoints import Endpoint, listen
 from runtime.transports.registry import connect, parse_endpoint, serve
 from runtime.transports.shared_memory import SharedMemoryServer
-from runtime.transports.zmq_msgpack import ZmqServer
+from runtime.transports.zmq_msgpack import MsgpackServer
 from runtime.worker import main
 from tests.runtime.peers import (
     MODEL,
@@ -195,7 +195,7 @@ def test_a_file_is_never_taken_for_a_socket_that_was_left_behind(
 
 LISTEN: dict[str, Callable[[Path], object]] = {
     "unix": lambda path: listen(str(path)),
-    "ipc": lambda path: ZmqServer(Endpoint("ipc", str(path))),
+    "ipc": lambda path: MsgpackServer(Endpoint("ipc", str(path))),
 }
 
 
@@ -534,7 +534,7 @@ def test_a_worker_that_was_ended_leaves_its_address_to_the_next(
 
 def test_a_worker_never_waits_for_long_without_a_look_at_signals(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    servers = [ZmqServer(Endpoint("ipc", f"{tmp_path}/idle")), SharedMemoryServer(theirs)]
+    servers = [MsgpackServer(Endpoint("ipc", f"{tmp_path}/idle")), SharedMemoryServer(theirs)]
     started = time.monotonic()
     for server in servers:
         with pytest.raises(ReceiveTimeout):

@@ -1,0 +1,157 @@
+"""Who comes in by tcp: no more at a time than a worker can bear, whoever they are and whatever they say.
+
+ZeroMQ accepts every connection at once, before anything is known of the peer. Each takes a descriptor, and when
+none is left it tries again and again, on a whole core. So the listening socket is made here, and the door is shut
+while many are inside: the kernel then drops whatever asks to connect, and a peer's own kernel asks again later.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import threading
+from contextlib import suppress
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from runtime.transports.endpoints import Endpoint
+
+HANDSHAKE_S = 3.0
+"""Time for a new connection to become one of ZeroMQ's, keys included; then it is closed."""
+
+MOST_INSIDE = 16
+
+_BACKLOG = 16
+_SILENT_S = 5  # in which the kernel keeps a new connection to itself, if its peer says nothing
+_LOOK_AGAIN_S = 1.0
+_SEEN_S = 5.0
+
+_EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_ACCEPT_FAILED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_MONITOR_STOPPED
+)
+
+# linux/filter.h: a program of one instruction, "return 0 bytes of the packet".
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_DROP = struct.pack("HBBI", 6, 0, 0, 0)
+
+
+class Door:
+    """Knows the connections of a bound socket; for a tcp address, lets in ``MOST_INSIDE`` at a time."""
+
+    def __init__(self, server: zmq.Socket[bytes], endpoint: Endpoint | None) -> None:
+        """Make ``server``, which is not bound yet, listen through a socket made here; None leaves that to it.
+
+        Raises:
+            OSError, UnicodeError: if nobody can listen there.
+        """
+        self._server = server
+        self._listener = None if endpoint is None else _listen(endpoint)
+        if self._listener is not None:
+            server.setsockopt(zmq.USE_FD, os.dup(self._listener.fileno()))
+        self._shut = False
+        self._spare: int | None = None
+        self._keep_spare()
+        self._inside: dict[int, int] = {}  # serial numbers by descriptor
+        self._serial = 0
+        self._changed = threading.Condition()
+        events = server.get_monitor_socket(_EVENTS)
+        self._thread = threading.Thread(
+            target=self._watch, args=(events,), name="door", daemon=True
+        )
+        self._thread.start()
+
+    def serial_of(self, descriptor: int) -> int:
+        """Return the number of the connection that has this descriptor; zero if there is none."""
+        with self._changed:
+            return self._inside.get(descriptor, 0)
+
+    def wait_for(self, descriptor: int) -> int:
+        """Return the same of a connection from which something was received: its coming is soon noted, too."""
+        with self._changed:
+            self._changed.wait_for(lambda: descriptor in self._inside, _SEEN_S)
+            return self._inside.get(descriptor, 0)
+
+    def _watch(self, events: zmq.Socket[bytes]) -> None:
+        with events:
+            while True:
+                failed = False
+                if events.poll(int(_LOOK_AGAIN_S * 1000)):
+                    message = recv_monitor_message(events)
+                    if message["event"] == zmq.EVENT_MONITOR_STOPPED:
+                        return
+                    failed = message["event"] == zmq.EVENT_ACCEPT_FAILED
+                    self._note(message["event"], message["value"])
+                self._open_or_shut(failed)
+
+    def _note(self, event: int, descriptor: int) -> None:
+        with self._changed:
+            if event == zmq.EVENT_ACCEPTED:
+                self._serial += 1
+                self._inside[descriptor] = self._serial
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._inside.pop(descriptor, None)
+            self._changed.notify_all()
+
+    def _open_or_shut(self, no_descriptor: bool) -> None:
+        listener = self._listener
+        if listener is None:
+            return
+        full = no_descriptor or len(self._inside) >= MOST_INSIDE
+        if full and not self._shut:
+            program = ctypes.create_string_buffer(_DROP, len(_DROP))
+            attached = struct.pack("HP", 1, ctypes.addressof(program))
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+        elif self._shut and not full:
+            listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        self._shut = full
+        if no_descriptor:
+            self._send_away(listener)
+
+    def _send_away(self, listener: socket.socket) -> None:
+        """Take whoever waits at the door, and close: with the one descriptor that is kept for it."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        with suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+        self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Stop watching and listening. Closing twice is allowed."""
+        if self._thread.is_alive():
+            self._server.disable_monitor()
+            self._thread.join()
+        if self._listener is not None:
+            self._listener.close()
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+
+def _listen(endpoint: Endpoint) -> socket.socket:
+    host, port = endpoint.host_and_port
+    ((family, *_, address), *_) = socket.getaddrinfo(
+        None if host == "*" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SILENT_S)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
