@@ -39,7 +39,7 @@ Stages = Annotated[
     typer.Option(
         "--stages",
         metavar="STAGE,STAGE",
-        help="of baseline, shared-memory, fused, bf16 (default: all)",
+        help="of baseline, shared-memory, fused, bf16, and fused-tcp (default: all but that)",
     ),
 ]
 Threads = Annotated[

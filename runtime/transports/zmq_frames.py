@@ -15,7 +15,6 @@ from runtime.tensors import Payload, TensorSpec
 from runtime.transports.base import Data
 from runtime.transports.endpoints import TCP, Endpoint
 from runtime.transports.zmq_sockets import (
-    IPC,
     Part,
     ZmqChannel,
     ZmqClient,
@@ -96,6 +95,4 @@ class FramesServer(ZmqServer, _BesideMessage):
     """The worker's end."""
 
 
-TRANSPORT = transport(
-    "zmq-frames", {TCP: "frames-tcp", IPC: "frames-ipc"}, FramesClient, FramesServer
-)
+TRANSPORT = transport("zmq-frames", {TCP: "frames-tcp"}, FramesClient, FramesServer)

@@ -184,6 +184,11 @@ class RawClient(ABC):
     def greet(self) -> Fields:
         """Open a new session."""
         answer = self.exchange({"hello": self._hello})
+        # The worker may not yet have noticed that its last client has gone.
+        deadline = time.monotonic() + PATIENCE_S
+        while answer.get("error", {}).get("kind") == "busy" and time.monotonic() < deadline:
+            time.sleep(0.01)
+            answer = self.exchange({"hello": self._hello})
         self.session, self.sequence = answer["session"], 0
         return answer
 

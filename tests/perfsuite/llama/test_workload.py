@@ -62,4 +62,6 @@ def test_a_narrower_type_halves_the_bytes() -> None:
 
 def test_results_lie_where_the_transport_puts_them(config: ModelConfig) -> None:
     memory = {name: operations(config, stage, 8)[0].memory for name, stage in STAGES.items()}
-    assert memory == dict.fromkeys(STAGES, "arena") | {"baseline": "private"}
+    assert memory == dict.fromkeys(STAGES, "arena") | dict.fromkeys(
+        ("baseline", "fused-tcp"), "private"
+    )
