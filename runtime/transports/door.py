@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
 import struct
 import threading
@@ -27,7 +28,6 @@ MOST_INSIDE = 16
 _BACKLOG = 16
 _SILENT_S = 5  # in which the kernel keeps a new connection to itself, if its peer says nothing
 _LOOK_AGAIN_S = 1.0
-_SEEN_S = 5.0
 
 _EVENTS = (
     zmq.EVENT_ACCEPTED
@@ -59,44 +59,40 @@ class Door:
         self._keep_spare()
         self._inside: dict[int, int] = {}  # serial numbers by descriptor
         self._serial = 0
-        self._changed = threading.Condition()
-        events = server.get_monitor_socket(_EVENTS)
-        self._thread = threading.Thread(
-            target=self._watch, args=(events,), name="door", daemon=True
-        )
+        self._lock = threading.Lock()
+        self._closing = False
+        self._events = server.get_monitor_socket(_EVENTS)
+        self._thread = threading.Thread(target=self._watch, name="door", daemon=True)
         self._thread.start()
 
     def serial_of(self, descriptor: int) -> int:
-        """Return the number of the connection that has this descriptor; zero if there is none."""
-        with self._changed:
+        """Return the number of the connection that has this descriptor; zero if there is none.
+
+        Whatever happened to connections before a message arrived is known when it is asked after that.
+        """
+        with self._lock:
+            self._look()
             return self._inside.get(descriptor, 0)
 
-    def wait_for(self, descriptor: int) -> int:
-        """Return the same of a connection from which something was received: its coming is soon noted, too."""
-        with self._changed:
-            self._changed.wait_for(lambda: descriptor in self._inside, _SEEN_S)
-            return self._inside.get(descriptor, 0)
+    def _watch(self) -> None:
+        while not self._closing:
+            select.select([self._events.fileno()], [], [], _LOOK_AGAIN_S)
+            with self._lock:
+                self._look()
 
-    def _watch(self, events: zmq.Socket[bytes]) -> None:
-        with events:
-            while True:
-                failed = False
-                if events.poll(int(_LOOK_AGAIN_S * 1000)):
-                    message = recv_monitor_message(events)
-                    if message["event"] == zmq.EVENT_MONITOR_STOPPED:
-                        return
-                    failed = message["event"] == zmq.EVENT_ACCEPT_FAILED
-                    self._note(message["event"], message["value"])
-                self._open_or_shut(failed)
-
-    def _note(self, event: int, descriptor: int) -> None:
-        with self._changed:
+    def _look(self) -> None:
+        """Note what has happened since the last look; only with the lock, for no socket bears two threads."""
+        failed = False
+        while not self._events.closed and self._events.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            message = recv_monitor_message(self._events)
+            event, descriptor = message["event"], message["value"]
             if event == zmq.EVENT_ACCEPTED:
                 self._serial += 1
                 self._inside[descriptor] = self._serial
             elif event == zmq.EVENT_DISCONNECTED:
                 self._inside.pop(descriptor, None)
-            self._changed.notify_all()
+            failed |= event == zmq.EVENT_ACCEPT_FAILED
+        self._open_or_shut(failed)
 
     def _open_or_shut(self, no_descriptor: bool) -> None:
         listener = self._listener
@@ -129,9 +125,11 @@ class Door:
 
     def close(self) -> None:
         """Stop watching and listening. Closing twice is allowed."""
+        self._closing = True
         if self._thread.is_alive():
-            self._server.disable_monitor()
+            self._server.disable_monitor()  # of which the thread hears
             self._thread.join()
+        self._events.close()
         if self._listener is not None:
             self._listener.close()
         if self._spare is not None:

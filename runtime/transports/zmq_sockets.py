@@ -272,7 +272,7 @@ class ZmqServer(ZmqChannel, ServerChannel):
     def keep(self) -> None:
         self._kept = self._peer
         if self._peer is not None:
-            self._kept_serial = self._door.wait_for(self._peer.descriptor)
+            self._kept_serial = self._door.serial_of(self._peer.descriptor)
 
     def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:
         return self.empty(spec)
