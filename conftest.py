@@ -15,7 +15,7 @@ pytest_plugins = ["pytester"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare what the gated stages run, and how budgets and stored pages are accepted."""
+    """Declare what the gated stages run, and how budgets and stored outputs are accepted."""
     stage_workload.declare(parser)
     parser.addoption(
         "--update-budgets",
@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden",
         action="store_true",
-        help="store the report's structure as it is now (tests/perfsuite/report/golden)",
+        help="store what perfsuite shows and writes as it is now (golden/ beside the tests)",
     )
 
 

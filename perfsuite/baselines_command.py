@@ -14,9 +14,11 @@ import typer
 from msgspec import Struct
 
 from perfsuite import units
-from perfsuite.commands import application
+from perfsuite.commands import application, option
 from perfsuite.errors import UsageError
 from perfsuite.provenance import CHANGED
+from perfsuite.render import terminal
+from perfsuite.render.blocks import Block, Column, Heading, Row, Table, columns
 from perfsuite.schema import read
 
 if TYPE_CHECKING:
@@ -28,15 +30,19 @@ _MOST_FIELDS = 20  # of machine, workload and provenance that are adopted
 _GIT_TIMEOUT_S = 60.0
 # No link is followed, and no pipe waited for; elsewhere than on POSIX systems there are no such flags.
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_HEADINGS = ("benchmark", "time", "ratio", "to", "processes", "recordings", "oldest", "newest")
+_LISTED = columns(
+    "benchmark", "time", "ratio", "to", "processes", "recordings", "oldest", "newest",
+    left=("to", "oldest", "newest"),
+)  # fmt: skip
+_DIFFERENCES = [Column(head) for head in ("was", "benchmark", "ratio", "", "machine")]
 _LAST_COMMIT = "HEAD"
 
 BaselinesFile = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--file",
-        metavar="FILE",
-        help="of the baselines (default: the setting perf_baselines of the nearest ini file, or "
+        "FILE",
+        "of the baselines (default: the setting perf_baselines of the nearest ini file, or "
         "baselines.json beside it)",
     ),
 ]
@@ -68,23 +74,26 @@ def _list(file: BaselinesFile = None) -> int:
     machines: dict[str, list[Entry]] = {}
     for entry in entries:
         machines.setdefault(describe(entry.machine), []).append(entry)
-    for number, (machine, its_entries) in enumerate(machines.items()):
-        print(f"{chr(10) * (number > 0)}{machine}")
-        _print_table([_HEADINGS, *map(_row, its_entries)])
+    shown: list[Block] = []
+    for machine, its_entries in machines.items():
+        shown += [Heading(machine, 2), Table(_LISTED, list(map(_row, its_entries)))]
+    terminal.show(shown, width=None)
     return 0
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _row(entry: Entry) -> Row:
     oldest, newest = (_when(entry.recordings[index].recorded) for index in (0, -1))
-    return (
-        _title(entry),
-        units.seconds(entry.subject_s),
-        _digits(entry.ratio, 4),
-        entry.reference,
-        str(len(entry.processes)),
-        str(len(entry.recordings)),
-        oldest,
-        newest if len(entry.recordings) > 1 else "",
+    return Row(
+        (
+            _title(entry),
+            units.seconds(entry.subject_s),
+            _digits(entry.ratio, 4),
+            entry.reference,
+            str(len(entry.processes)),
+            str(len(entry.recordings)),
+            oldest,
+            newest if len(entry.recordings) > 1 else "",
+        )
     )
 
 
@@ -107,16 +116,18 @@ def _diff(
         for key in sorted({*now, *then})
         if then.get(key) != now.get(key)
     ]
-    if not rows:
+    if rows:
+        terminal.show([Table(_DIFFERENCES, rows)], width=None)
+    else:
         print(f"{path}: as in {before}")
-    _print_table(rows)
     return 0
 
 
-def _difference(before: Entry | None, now: Entry | None) -> tuple[str, ...]:
+def _difference(before: Entry | None, now: Entry | None) -> Row:
+    """Return what became of an entry, of which one side at least is there."""
     entry = now or before
     if entry is None:
-        return ()
+        raise ValueError("neither entry")
     what, figures, more = "changed", "", ""
     if before is None or now is None:
         what = "added" if before is None else "removed"
@@ -138,7 +149,7 @@ def _difference(before: Entry | None, now: Entry | None) -> tuple[str, ...]:
         more = f"{len(before.processes)} -> {len(now.processes)} processes"
         if "" not in (before.code, now.code) and before.code != now.code:
             more += ", another benchmark's code"
-    return what, _title(entry), figures, more, describe(entry.machine)
+    return Row((what, _title(entry), figures, more, describe(entry.machine)))
 
 
 @app.command(
@@ -152,11 +163,7 @@ def _prune(
     ] = None,
     unused: Annotated[
         Path | None,
-        typer.Option(
-            "--unused",
-            metavar="REPORT",
-            help="those that are not in this --perf-report of a whole run",
-        ),
+        option("--unused", "REPORT", "those that are not in this --perf-report of a whole run"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing")] = False,
     file: BaselinesFile = None,
@@ -225,7 +232,7 @@ def _rename(
     file: BaselinesFile = None,
 ) -> int:
     count = _read(_chosen(file)).rename(old, new)
-    print(f"renamed: {old} -> {new} ({_counted(count, 'entry', 'entries')})")
+    print(f"renamed: {old} -> {new} ({count} {'entry' if count == 1 else 'entries'})")
     return 0
 
 
@@ -412,14 +419,3 @@ def _digits(value: float, significant: int = 3) -> str:
 def _percent(ratio: float) -> str:
     change = round(ratio - 1, 3)
     return units.percent(change) if change else "the same"
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  " + "  ".join(cells).rstrip())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="also write the result there, as JSON")
-]
+T = TypeVar("T")
+
+
+def option(
+    name: str, metavar: str, about: str, parser: Callable[[str], object] | None = None
+) -> Any:
+    """Declare an option, for an ``Annotated`` parameter."""
+    return typer.Option(name, metavar=metavar, parser=parser, help=about)
+
+
+JsonFile = Annotated[Path | None, option("--json", "FILE", "also write the result there, as JSON")]
 
 
 def application(about: str | None = None) -> typer.Typer:
@@ -28,24 +37,17 @@ def command_line(context: typer.Context) -> str:
 
 
 def whole(text: str) -> int:
-    """Return an option's whole number.
-
-    Raises:
-        ValueError: if it is none; the message shows it.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
+    """Return an option's whole number. Raises ValueError, whose message shows it, if it is none."""
+    return _parsed(text, int, "whole number")
 
 
 def number(text: str) -> float:
-    """Return an option's number.
+    """Return an option's number. Raises ValueError, whose message shows it, if it is none."""
+    return _parsed(text, float, "number")
 
-    Raises:
-        ValueError: if it is none; the message shows it.
-    """
+
+def _parsed(text: str, kind: Callable[[str], T], what: str) -> T:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no number") from None
+        raise ValueError(f"{text!r} is no {what}") from None

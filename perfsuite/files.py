@@ -28,6 +28,13 @@ def check_writable(path: Path, *, option: str = "--json") -> None:
         raise UsageError(f"{option} {path}: cannot be written: {reason}") from error
 
 
+def check_outputs(files: Mapping[str, Path | None]) -> None:
+    """Raise UsageError for the first of ``files``, by its option, that is given and cannot be written."""
+    for option, path in files.items():
+        if path is not None:
+            check_writable(path, option=option)
+
+
 def write_json(path: Path, result: Mapping[str, Any], option: str = "--json") -> None:
     """Write ``result`` to ``path``, whole or not at all. Raises UsageError, after ``option``, when it cannot."""
     write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n", option=f"{option} ")

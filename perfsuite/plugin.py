@@ -14,6 +14,7 @@ from perfsuite import settings
 from perfsuite.errors import PerfsuiteError
 from perfsuite.latency_gate import SESSION, latency_gate, pytest_itemcollected
 from perfsuite.session import GATED, MeasuringSession
+from perfsuite.session_report import SessionReport
 
 __all__ = ["latency_gate", "pytest_itemcollected"]
 
@@ -73,11 +74,11 @@ def pytest_runtest_makereport(
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the report, and give a run that judged less than it was to an exit status of its own."""
-    status = session.config.stash[_MEASURING].finish(session)
+    status = SessionReport(session.config.stash[_MEASURING]).finish(session.exitstatus)
     if status is not None:
         session.exitstatus = status
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the outcomes."""
-    config.stash[_MEASURING].summarize(terminalreporter)
+    SessionReport(config.stash[_MEASURING]).summarize(terminalreporter)

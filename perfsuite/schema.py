@@ -12,12 +12,15 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from perfsuite.errors import UsageError
+
+if TYPE_CHECKING:
+    from perfsuite.statistics import Estimate
 
 _MOST = sys.float_info.max  # neither an infinity nor NaN lies within
 _MOST_DIGITS = 308  # of a whole number that surely has a float
@@ -29,6 +32,26 @@ Count = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 
 Content = TypeVar("Content")
+
+
+class Interval(Struct, frozen=True):
+    """The ends of an interval, in the unit of the figure that it belongs to."""
+
+    low: Finite
+    high: Finite
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError("must be an interval: a low end and a high one")
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Interval:
+        """Return the ends of an estimate."""
+        return Interval(estimate.low, estimate.high)
+
+
+class Ends(Interval, frozen=True, array_like=True):
+    """An interval that a file holds as ``[low, high]``."""
 
 
 class FieldError(ValueError):
@@ -94,12 +117,6 @@ def decode(content: Any, kind: type[Content], place: str, below: str = "") -> Co
         raise UsageError(f"{where}: {problem}") from error
     except ValueError as error:  # a name that is no text of whole characters
         raise UsageError(f"{place}: is damaged: {error}") from error
-
-
-def check_ends(field: str, low: float, high: float) -> None:
-    """Raise FieldError unless ``field`` is an interval: for a struct's own check."""
-    if low > high:
-        raise FieldError(field, "must be an interval: a low end and a high one")
 
 
 def words(content: Mapping[str, Any]) -> dict[str, str]:

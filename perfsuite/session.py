@@ -1,19 +1,16 @@
-"""The measuring session: what its tests share, and what becomes of their gates."""
+"""The measuring session: what its tests share, and what each of their gates does."""
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytest
 
 from perfsuite import settings
 from perfsuite.errors import BenchmarkError
+from perfsuite.gate_progress import GateProgress
 from perfsuite.processes.benchmark import TOTAL, Benchmark
 from perfsuite.settings import Settings
 
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
     from perfsuite.gate.outcome import Outcome
 
 GATED = "perf_gated"  # property of the reports of tests with a gate
-EXIT_UNJUDGED = 10
-"""Exit status of a strict run in which all tests pass, but a gate was not judged against a full baseline."""
-
 _PARALLEL = "latency is not measured in parallel: run without pytest-xdist's -n"
 _PLATFORM = "latency is measured on Linux only, for now: this gate is skipped on {}"
 _ALL = "*"
@@ -39,7 +33,7 @@ class MeasuringSession:
         Raises:
             UsageError: naming the option or ini setting that cannot be used.
         """
-        self._config = config
+        self.config = config
         self.settings: Settings = settings.read(config)
         self.outcomes: list[Outcome] = []
         # Whether every test of every file is run, as far as one can see.
@@ -63,7 +57,7 @@ class MeasuringSession:
         Raises:
             BenchmarkError: if it cannot be measured.
         """
-        if _is_parallel(self._config):
+        if _is_parallel(self.config):
             pytest.skip(_PARALLEL)
         if sys.platform != "linux":
             pytest.skip(_PLATFORM.format(sys.platform))
@@ -96,9 +90,9 @@ class MeasuringSession:
         from perfsuite.processes.forkserver import FailedTest
 
         if self._bench is None:
-            self._bench = Bench(self._config, self.settings, self._gated)
+            self._bench = Bench(self.config, self.settings, self._gated)
         delays = self._delays_of(benchmark)
-        progress = Progress(self._config, benchmark.name)
+        progress = GateProgress(self.config, benchmark.name)
         try:
             return self._bench.check(item, benchmark, delays, progress)
         except FailedTest as error:
@@ -157,7 +151,7 @@ class MeasuringSession:
             item for item in session.items if "latency_gate" in getattr(item, "fixturenames", ())
         ]
         self.whole &= not any(
-            getattr(self._config.option, name, None)
+            getattr(self.config.option, name, None)
             for name in ("keyword", "markexpr", "lf", "ignore", "ignore_glob", "deselect")
         )
 
@@ -168,144 +162,31 @@ class MeasuringSession:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
         self._not_reached[report.nodeid] = str(reason).removeprefix("Skipped: ")
 
-    def finish(self, session: pytest.Session) -> int | None:
-        """Write the report and the step summary; return the exit status that the outcomes ask for."""
-        self.close()
-        if hasattr(self._config, "workerinput"):
-            return None
-        if not (self.outcomes or self._not_reached or self.settings.delays or self.settings.report):
-            return None
-        self._add_not_measured()
-        if self.settings.report is not None:
-            from perfsuite.files import write_json
+    @property
+    def bench(self) -> Bench | None:
+        """What is measured with, once something was."""
+        return self._bench
 
-            write_json(self.settings.report, self.as_json(), option="--perf-report")
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if summary and self.outcomes:
-            from perfsuite.gate import views
+    @property
+    def not_reached(self) -> Mapping[str, str]:
+        """Why, by the node id of a test that did not reach its gate."""
+        return self._not_reached
 
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(views.markdown(self.outcomes))
-        if session.exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            return None
-        if self.unknown_delays:
-            return pytest.ExitCode.USAGE_ERROR
-        return EXIT_UNJUDGED if self.settings.strict and self.unjudged else None
-
-    def _add_not_measured(self) -> None:
-        from perfsuite.gate.outcome import Outcome, Status
-
-        reached = {outcome.node for outcome in self.outcomes}
-        self.outcomes += [
-            Outcome(node, node, Status.NOT_MEASURED, reason)
-            for node, reason in self._not_reached.items()
-            if node not in reached
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the run's report."""
-        return {
-            "command": shlex.join(["pytest", *self._config.invocation_params.args]),
-            "whole": self._is_whole,
-            "against": self.settings.against,
-            "titles": self._bench.titles if self._bench else None,
-            "machine": self._bench.machine if self._bench else None,
-            "subjects": [outcome.as_json() for outcome in self.outcomes],
-        }
+    @property
+    def is_whole(self) -> bool:
+        """Whether every test that has a gate was run."""
+        gated = {item.nodeid for item in self._gated}
+        return self.whole and gated <= {*self._reached.values(), *self._not_reached}
 
     @property
     def unknown_delays(self) -> list[str]:
         """The names that were to be slowed and that no gate had."""
         return sorted(set(self.settings.delays) - self._used_delays)
 
-    @property
-    def unjudged(self) -> list[Outcome]:
-        """What a strict run does not accept, baselines that no test asked for included."""
-        from perfsuite.gate.outcome import JUDGED, Outcome, Status
-
-        unused = [
-            Outcome(name, "", Status.NOT_MEASURED, "a stored baseline that no test asked for")
-            for name in self.unused
-        ]
-        return [one for one in self.outcomes if one.status not in JUDGED] + unused
-
-    @property
-    def unused(self) -> list[str]:
-        """The baselines of this machine that a whole run did not ask for."""
-        if not self._is_whole or self._bench is None or self._not_reached:
-            return []
-        return self._bench.unused({outcome.name for outcome in self.outcomes})
-
-    @property
-    def _is_whole(self) -> bool:
-        gated = {item.nodeid for item in self._gated}
-        return self.whole and gated <= {*self._reached.values(), *self._not_reached}
-
-    def summarize(self, reporter: Any) -> None:
-        """Print the outcomes."""
-        if hasattr(self._config, "workerinput"):
-            return
-        if not self.outcomes and not self.settings.delays:
-            return
-        from perfsuite.gate import views
-        from perfsuite.gate.outcome import JUDGED, Status
-
-        reporter.section("latency gate")
-        for name, factors in self.settings.delays.items():
-            reporter.line(f"slowed on purpose: {name}: {dict(factors)}")
-        for name in self.unknown_delays:
-            reporter.line(f"--perf-slowdown: no gate is called {name!r}", red=True)
-        if self.outcomes:
-            head, *lines = views.summary(self.outcomes)
-            reporter.line(head, bold=True)
-            for line, outcome in zip(lines, self.outcomes, strict=True):
-                green = outcome.status in (Status.PASS, Status.IMPROVED)
-                reporter.line(line, red=outcome.failed, green=green)
-            for note in views.notes(self.outcomes):
-                reporter.line(note)
-        for name in self.unused if self.settings.strict else ():
-            reporter.line(
-                f"{name}: a stored baseline that no test asked for: perfsuite baselines prune",
-                red=True,
-            )
-        if self.settings.strict and self.unjudged:
-            reporter.line(
-                f"strict: {len(self.unjudged)} not judged against a full baseline", red=True
-            )
-        if os.environ.get("GITHUB_ACTIONS") == "true":
-            for outcome in self.outcomes:
-                if outcome.failed or outcome.status not in JUDGED:
-                    reporter.line(views.annotation(outcome))
-
     def close(self) -> None:
         """End every process."""
         if self._bench is not None:
             self._bench.close()
-
-
-class Progress:
-    """Says on stderr what is measured, once it has taken two seconds, and then every five."""
-
-    def __init__(
-        self, config: pytest.Config, name: str, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._config, self._name, self._clock = config, name, clock
-        self._began = clock()
-        self._next = 2.0
-
-    def __call__(self, processes: int) -> None:
-        """Note that so many processes have been measured."""
-        seconds = self._clock() - self._began
-        if seconds < self._next:
-            return
-        self._next = seconds + 5.0
-        text = f"latency gate: {self._name}: {processes} processes, {seconds:.0f} s"
-        capture = self._config.pluginmanager.getplugin("capturemanager")
-        if capture is None:
-            print(text, file=sys.stderr, flush=True)
-            return
-        with capture.global_and_fixture_disabled():
-            print(f"\n{text}", file=sys.stderr, end="", flush=True)
 
 
 def _is_parallel(config: pytest.Config) -> bool:

@@ -6,21 +6,27 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 import torch
 
+import runtime
 from perfsuite.files import write_json
 from runtime import STAGES, SplitLlama, load_checkpoint
 from runtime.checkpoints import ModelConfig
 from runtime.checkpoints.presets import PRESETS
+from runtime.rpc import RpcClient
 from runtime.traffic import Traffic, forward_traffic
 
 _FILE = Path(__file__).with_name("budgets.json")
 _COPIES = "payload_copies"
+_MOST_MOVES = 12
+_RUNTIME = Path(runtime.__file__).parent
 
 Budgets = dict[str, dict[str, Any]]
 """By preset and stage, at 1,024 tokens; the copies, which do not depend on the length, by stage, of ``tiny``."""
@@ -66,6 +72,31 @@ def test_calls_and_bytes_are_those_of_the_closed_formula(llama: SplitLlama, toke
     totals = llama.last_trace.totals()
     measured = Traffic(totals["rpc_count"], totals["bytes_sent"], totals["bytes_received"])
     assert _budget(measured) == _budget(forward_traffic(llama.config, llama.stage, tokens))
+
+
+def test_one_call_is_read_in_few_files() -> None:
+    """How often the trusted side's code moves from one file to another in a call of a whole layer."""
+    moves: list[int] = []
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        if event != "call" or frame.f_back is None:
+            return
+        if frame.f_code is RpcClient.call.__code__:
+            moves.append(0)
+        files = {Path(each.f_code.co_filename) for each in (frame, frame.f_back)}
+        if moves and len(files) == 2 and all(_RUNTIME in file.parents for file in files):
+            moves[-1] += 1
+
+    with SplitLlama.launch(load_checkpoint("tiny"), stage="fused", threads=1) as llama:
+        llama.forward([1, 2, 3])  # what later calls remember
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            llama.forward([1, 2, 3])
+        finally:
+            sys.setprofile(before)
+    assert len(moves) == 2 + llama.config.num_layers
+    assert 0 < moves[1] <= _MOST_MOVES
 
 
 def test_payload_is_copied_as_often_as_recorded(

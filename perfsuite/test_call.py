@@ -1,19 +1,30 @@
-"""What a call costs that carries no tensor: ``pytest perfsuite/test_call.py``."""
+"""What a call costs beside what it computes: ``pytest perfsuite/test_call.py``."""
 
 from __future__ import annotations
 
+import socket
 import time
 import timeit
+from contextlib import suppress
 from statistics import median
 
 import pytest
+import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from perfsuite.llama.diagnosis.null_worker import CONFIG, HELLO, NullDevice
 from runtime import SplitLlama, load_checkpoint
+from runtime.operations import Call
+from runtime.rpc import RpcClient
+from runtime.service import Service
+from runtime.tensors import TensorSpec
 from runtime.trace import RpcRecord, WorkerDurations
+from runtime.transports.base import Data, ReceiveTimeout
+from runtime.transports.shared_memory import SharedMemoryClient, SharedMemoryServer
 
 _ROUNDS = 2000
 _WARM_UP = 200
+_TIMEOUT_S = 10.0
 
 
 @pytest.mark.parametrize("stage", ["baseline", "shared-memory"])
@@ -34,6 +45,69 @@ def test_metadata_only_call(stage: str, benchmark: BenchmarkFixture) -> None:
     benchmark.extra_info["transport_us_p50"] = round(road_s * 1e6, 1)
     # The worker's durations are checked against the round trip; a fault there would show here.
     assert min(roads) > 0
+
+
+class OneThread(SharedMemoryClient):
+    """The trusted side's end; the worker's runs in the same thread, so that nobody waits."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(ours)
+        self.set_timeout(_TIMEOUT_S)
+        self._server = SharedMemoryServer(theirs)
+        self._service = Service(NullDevice(swept=0, flops=0), CONFIG, HELLO, {})
+        self.socket_s = 0.0
+
+    def send(self, message: Data) -> None:
+        started = time.perf_counter()
+        super().send(message)
+        self.socket_s += time.perf_counter() - started
+
+    def receive(self) -> bytes:
+        started = time.perf_counter()
+        with suppress(ReceiveTimeout):  # an arena is answered by the channel itself
+            request = self._server.receive()
+            received = time.perf_counter()
+            answer = self._service._answer(self._server, request)
+            started += time.perf_counter() - received
+            self._server.send(answer)
+        reply = super().receive()
+        self.socket_s += time.perf_counter() - started
+        return reply
+
+    def close(self) -> None:
+        super().close()
+        self._server.close()
+
+
+@pytest.mark.parametrize("results", [1, 3])
+def test_python_of_a_call(results: int, benchmark: BenchmarkFixture) -> None:
+    """Encoding, decoding, checks, memory and the record, both sides together, with one tensor as input.
+
+    ``python_us`` is the least time of a call without its sockets and without the device.
+    """
+    channel = OneThread()
+    rpc = RpcClient(channel, CONFIG, torch.float32)
+    rpc.handshake(HELLO)
+    rpc.prepare(1 << 20)
+    x = channel.empty(TensorSpec(torch.float32, (1, 4, CONFIG.hidden_size))).zero_()
+    asked = Call("batch_linear", 0, ("q_proj", "k_proj", "v_proj")[:results])
+    seconds: list[float] = []
+
+    def call() -> None:
+        channel.socket_s = 0.0
+        started = time.perf_counter()
+        rpc.call(asked, x)
+        taken = time.perf_counter() - started
+        seconds.append(taken - channel.socket_s - rpc.records.pop().device_s)
+
+    with torch.no_grad():
+        benchmark.pedantic(  # type: ignore[no-untyped-call]
+            call, rounds=_ROUNDS, warmup_rounds=_WARM_UP
+        )
+    channel.close()
+    benchmark.extra_info["python_us"] = round(min(seconds) * 1e6, 1)
+    assert min(seconds) > 0
 
 
 def test_the_trace_costs_less_than_a_hundredth_of_a_forward(benchmark: BenchmarkFixture) -> None:

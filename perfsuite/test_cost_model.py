@@ -45,10 +45,10 @@ def test_the_model_still_explains_the_ladder() -> None:
         for stage in stages:
             section = stage_section(stage, measured.forwards[stage.name])
             prediction = predict(checkpoint.config, stage, TOKENS, measured.findings.constants)
-            errors[stage.name] = prediction.total_s / section["measured_s"]
-            unexplained[stage.name] = section["unexplained_share"]
+            errors[stage.name] = prediction.total_s / section.measured_s
+            unexplained[stage.name] = section.unexplained_share
             assert list(prediction.phases) == list(PHASES)
-            assert prediction.rpc_count == section["rpc_count"]
+            assert prediction.rpc_count == section.rpc_count
         right = all(1 / MARGIN < error < MARGIN for error in errors.values())
         if right and all(abs(share) < UNEXPLAINED for share in unexplained.values()):
             return

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perfsuite.statistics import Estimate
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B"))
@@ -34,6 +38,17 @@ def percent(share: float) -> str:
     if not math.isfinite(share):
         return "-"
     return f"{share:+.1%}"
+
+
+def change(found: Estimate) -> str:
+    """Return a ratio as a change with its interval: "+10.2% [+8.0%, +12.5%]"."""
+    return f"{percent(found.value - 1)} [{percent(found.low - 1)}, {percent(found.high - 1)}]"
+
+
+def counted(number: int | str, what: str) -> str:
+    """Return a number of things: "1 run", "2 runs"."""
+    shown = number if isinstance(number, str) else f"{number:,}"
+    return f"{shown} {what}{'' if shown == '1' else 's'}"
 
 
 def _brief(value: float, units: Sequence[tuple[float, str]], digits: int) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from runtime.errors import InputError
 from runtime.operations import Call
@@ -81,13 +81,15 @@ class DelayedRpcClient(RpcClient):
         self._delays = delays
         self._finished = math.inf  # when the call before this one ended
 
-    def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+    def call(
+        self, call: Call, *inputs: torch.Tensor, cache: tuple[int, ...] = ()
+    ) -> Sequence[torch.Tensor]:
         """As ``RpcClient.call``, with the delays."""
         outside_s = 0.0
         if self.records:
             outside_s = time.perf_counter() - self._finished
             _wait(self._delays.longer("trusted", outside_s))
-        outputs = super().call(call, *inputs)
+        outputs = super().call(call, *inputs, cache=cache)
         record = self.records[-1]
         self.records[-1] = longer = self._delays.stretched(record, outside_s)
         # What this method does itself is not to be taken for trusted time.

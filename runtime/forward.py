@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import torch
 
+from runtime.caches import Window
 from runtime.checkpoints import Checkpoint
 from runtime.devices.weights import layer_norms
 from runtime.nonlinear import apply_rope, causal_softmax, rms_norm, silu_mul
@@ -34,32 +35,55 @@ class ForwardPass:
             layer_norms(checkpoint, layer, dtype) for layer in range(self.config.num_layers)
         ]
 
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+    def logits(self, ids: torch.Tensor, window: Window) -> torch.Tensor:
         """(B, S) token ids -> (B, vocabulary), float32: those of each prompt's last position.
+
+        ``window`` says where the S positions stand, and in which cache.
 
         Raises:
             WorkerError, ProtocolError: as ``RpcClient.call``.
         """
-        crossing = self._empty(ids.shape, torch.int64).copy_(ids)
-        (hidden,) = self._rpc.call(Call("embedding"), crossing)  # (B, S, hidden)
-        run_layer = _LAYERS[self.stage.granularity]
-        for layer in range(self.config.num_layers):
-            hidden = run_layer(self, layer, hidden)
-        last = self._normed(hidden[:, -1], self._final_norm)
-        (logits,) = self._rpc.call(Call("lm_head"), last)
+        if self.stage.granularity == "model" and window.start and ids.shape[1] == 1:
+            (logits,) = self._rpc.call(
+                Call("next_logits"), self._crossing(ids), cache=window.numbers
+            )
+        else:
+            hidden = self._hidden(ids, window)
+            last = self._normed(hidden, self._final_norm)
+            (logits,) = self._rpc.call(Call("lm_head"), last)
         # A copy of the caller's own: the worker can still write to where the logits lie.
         return logits.to(torch.float32, copy=True)
 
-    def _layer_at_once(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        (hidden,) = self._rpc.call(Call("fused_layer", layer), hidden)
+    def append(self, ids: torch.Tensor, window: Window) -> None:
+        """Compute (B, S) token ids into the window's cache, and nothing more: others follow."""
+        self._hidden(ids, window)
+
+    def _hidden(self, ids: torch.Tensor, window: Window) -> torch.Tensor:
+        """(B, S) token ids -> (B, hidden) after the last layer, of each prompt's last position."""
+        (hidden,) = self._rpc.call(Call("embedding"), self._crossing(ids))  # (B, S, hidden)
+        if self.stage.granularity == "model":
+            (last,) = self._rpc.call(Call("all_layers"), hidden, cache=window.numbers)
+            return last
+        run_layer = _LAYERS[self.stage.granularity]
+        for layer in range(self.config.num_layers):
+            hidden = run_layer(self, layer, hidden, window)
+        return hidden[:, -1]
+
+    def _crossing(self, ids: torch.Tensor) -> torch.Tensor:
+        return self._empty(ids.shape, torch.int64).copy_(ids)
+
+    def _layer_at_once(self, layer: int, hidden: torch.Tensor, window: Window) -> torch.Tensor:
+        (hidden,) = self._rpc.call(Call("fused_layer", layer), hidden, cache=window.numbers)
         return hidden
 
-    def _layer_by_operations(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+    def _layer_by_operations(
+        self, layer: int, hidden: torch.Tensor, window: Window
+    ) -> torch.Tensor:
         attention_norm, mlp_norm = self._norms[layer]
         normed = self._normed(hidden, attention_norm)
         # Nobody here holds queries, keys and values longer than attention needs them: see ``live_bytes``.
         attended = self._attention(
-            layer, *self._linear(layer, normed, "q_proj", "k_proj", "v_proj")
+            layer, window, *self._linear(layer, normed, "q_proj", "k_proj", "v_proj")
         )
         (projected,) = self._linear(layer, attended, "o_proj")
         del normed, attended
@@ -71,9 +95,17 @@ class ForwardPass:
         return hidden.add_(projected)
 
     def _attention(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+        self,
+        layer: int,
+        window: Window,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
     ) -> torch.Tensor:
-        """(B, S, H D), (B, S, KV D), (B, S, KV D) -> (B, S, H D)."""
+        """(B, S, H D), (B, S, KV D), (B, S, KV D) -> (B, S, H D).
+
+        The worker keeps keys and values that it was given before, if the window has a cache.
+        """
         batch, tokens, _ = query.shape
         heads, kv_heads, size = (
             self.config.num_heads,
@@ -81,7 +113,7 @@ class ForwardPass:
             self.config.head_dim,
         )
         matrices, group = batch * kv_heads, heads // kv_heads
-        cos, sin = self._rope.tables(tokens)
+        cos, sin = self._rope.tables(window.end, window.start, window.length)
 
         def by_head(x: torch.Tensor, count: int) -> torch.Tensor:
             return x.view(batch, tokens, count, size).transpose(1, 2)  # (B, H or KV, S, D)
@@ -98,14 +130,18 @@ class ForwardPass:
             Call("matmul", layer, transpose_b=True),
             queries.view(matrices, group * tokens, size),
             keys.view(matrices, tokens, size),
+            cache=window.numbers,
         )
         del queries, keys
         weights = self._empty(scores.shape)
-        by_row = (batch * heads, tokens, tokens)
+        by_row = (batch * heads, tokens, window.end)
         causal_softmax(scores.view(by_row), weights.view(by_row))
         del scores
         (attended,) = self._rpc.call(
-            Call("matmul", layer), weights, values.view(matrices, tokens, size)
+            Call("matmul", layer),
+            weights,
+            values.view(matrices, tokens, size),
+            cache=window.numbers,
         )
         del weights
         joined = self._empty((batch, tokens, heads * size))
@@ -123,7 +159,8 @@ class ForwardPass:
         return self._rpc.channel.empty(TensorSpec(dtype or self.stage.torch_dtype, tuple(shape)))
 
 
-_LAYERS: Mapping[str, Callable[[ForwardPass, int, torch.Tensor], torch.Tensor]] = MappingProxyType(
+_RunLayer = Callable[[ForwardPass, int, torch.Tensor, Window], torch.Tensor]
+_LAYERS: Mapping[str, _RunLayer] = MappingProxyType(
     {"operation": ForwardPass._layer_by_operations, "layer": ForwardPass._layer_at_once}
 )
-"""How a decoder layer is run, by a stage's granularity."""
+"""How a decoder layer is run, by the granularity of the stages that run one at a time."""

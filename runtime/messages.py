@@ -10,23 +10,20 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from runtime.errors import HandshakeError, ProtocolError
 from runtime.operations import Call
-from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec
+from runtime.tensors import DTYPE_NAMES, DTYPES, Payload, TensorSpec, remembered_spec
 from runtime.text import printable
-from runtime.trace import WorkerDurations
 from runtime.transports.base import Data
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 _MAX_TEXT = 4096
-_REMEMBERED_SPECS = 1024
 _SHOWN = 200  # characters of somebody else's value in an error
 
 Text = Annotated[str, Meta(max_length=_MAX_TEXT)]
@@ -34,6 +31,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Dimension = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Shape = Annotated[tuple[Dimension, ...], Meta(min_length=1, max_length=4)]
 Modules = Annotated[tuple[str, ...], Meta(max_length=8)]
+CacheNumbers = Annotated[tuple[Count, ...], Meta(max_length=4)]
 Places = Annotated[Sequence[Count], Meta(max_length=8)]
 
 Scalar = bool | int | float | Text | None
@@ -52,25 +50,22 @@ class TensorMessage(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     @classmethod
     def of(cls, spec: TensorSpec, payload: Payload) -> TensorMessage:
         """Describe a tensor; any buffer is sent as bytes."""
-        dtype = cast('Literal["float32", "bfloat16", "int64"]', DTYPE_NAMES[spec.dtype])
-        return cls(dtype, spec.shape, cast("int | bytes", payload))
+        return cls(DTYPE_NAMES[spec.dtype], spec.shape, payload)  # type: ignore[arg-type]
 
     @property
     def spec(self) -> TensorSpec:
         """Its element type and shape."""
-        return _spec(self.dtype, self.shape)
+        return remembered_spec(DTYPES[self.dtype], self.shape)
 
 
 Tensors = Annotated[Sequence[TensorMessage], Meta(max_length=8)]
 
 
-@lru_cache(maxsize=_REMEMBERED_SPECS)
-def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
-    return TensorSpec(DTYPES[dtype], shape)
-
-
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
-    """A call and its tensors. ``outputs`` are places for the results, where the transport has such."""
+    """A call and its tensors. ``outputs`` are places for the results, where the transport has such.
+
+    ``cache`` is what the call says of a cache, empty if nothing: see ``runtime.caches``.
+    """
 
     session: Count
     sequence: Count
@@ -78,29 +73,9 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     layer: Count | None
     modules: Modules
     transpose_b: bool
+    cache: CacheNumbers
     inputs: Tensors
     outputs: Places
-
-    @classmethod
-    def of(
-        cls,
-        session: int,
-        sequence: int,
-        call: Call,
-        inputs: Sequence[TensorMessage],
-        outputs: Sequence[Payload] = (),
-    ) -> Request:
-        """Ask for ``call``."""
-        return cls(
-            session,
-            sequence,
-            call.operation,
-            call.layer,
-            call.modules,
-            call.transpose_b,
-            inputs,
-            cast("Sequence[int]", outputs),
-        )
 
     @property
     def call(self) -> Call:
@@ -121,11 +96,6 @@ class Reply(Struct, frozen=True, forbid_unknown_fields=True):
     device_s: float
     payload_copies: Count
     serialize_s: float
-
-    @property
-    def durations(self) -> WorkerDurations:
-        """The worker's own seconds."""
-        return WorkerDurations(self.deserialize_s, self.device_s, self.serialize_s)
 
 
 class ErrorReply(Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,9 +179,34 @@ _FAILURE = msgspec.msgpack.Decoder(_Failure)
 _UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
 
 
-def encode(message: Request | Reply | Welcome) -> bytes:
-    """Return the message's bytes."""
-    return _ENCODER.encode(message)
+def encode_welcome(welcome: Welcome) -> bytes:
+    """Return the bytes of the answer to a hello."""
+    return _ENCODER.encode(welcome)
+
+
+def encode_request(
+    session: int,
+    sequence: int,
+    call: Call,
+    specs: Sequence[TensorSpec],
+    payloads: Sequence[Payload],
+    places: Sequence[Payload] = (),
+    cache: tuple[int, ...] = (),
+) -> bytes:
+    """Return the bytes of the message that asks for ``call`` of these inputs, with what it says of a cache."""
+    return _ENCODER.encode(
+        Request(
+            session,
+            sequence,
+            call.operation,
+            call.layer,
+            call.modules,
+            call.transpose_b,
+            cache,
+            list(map(TensorMessage.of, specs, payloads)),
+            places,  # type: ignore[arg-type]
+        )
+    )
 
 
 def encode_hello(hello: Hello) -> bytes:

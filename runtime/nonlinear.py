@@ -37,12 +37,20 @@ def apply_rope(
 
 
 def causal_softmax(scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Softmax over the keys that each token may see: row t of (heads, tokens, tokens) up to column t.
+    """Softmax over the keys that each token may see: row t of (heads, rows, keys), whose last row sees all keys.
 
     Writes exact zeros beyond.
     """
+    rows, keys = scores.shape[-2:]
+    if rows == 1:
+        return torch.softmax(scores, dim=-1, out=out)
     # Two passes over everything beat many over parts: each costs a wake-up of the other threads.
-    torch.add(scores, _future(scores.shape[-1], scores.dtype), out=out)
+    if rows == keys:
+        torch.add(scores, _future(rows, scores.dtype), out=out)
+    else:
+        before = keys - rows
+        out[..., :before] = scores[..., :before]
+        torch.add(scores[..., before:], _future(rows, scores.dtype), out=out[..., before:])
     return torch.softmax(out, dim=-1, out=out)
 
 

@@ -2,6 +2,9 @@
 
 Both sides derive from it. The trusted side learns which shapes it must get back, the worker which
 shapes it may be given, and neither believes the other.
+
+An operation of attention takes all its keys and values with it, or appends them to a cache that the worker
+keeps (``runtime.caches``): then ``keys`` says over how many positions the cache extends once they are appended.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from functools import lru_cache, partial
 from types import MappingProxyType
 
 import torch
+from msgspec import Struct
 
 from runtime.checkpoints import ModelConfig
 from runtime.errors import ProtocolError
@@ -22,8 +26,7 @@ from runtime.tensors import TensorSpec
 _REMEMBERED_CALLS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One request without its tensors: the operation and what it is applied to."""
 
     operation: str
@@ -48,9 +51,15 @@ def linear_shapes(config: ModelConfig) -> Mapping[str, tuple[int, int]]:
 
 
 def output_specs(
-    config: ModelConfig, dtype: torch.dtype, call: Call, inputs: Sequence[TensorSpec]
+    config: ModelConfig,
+    dtype: torch.dtype,
+    call: Call,
+    inputs: Sequence[TensorSpec],
+    keys: int | None = None,
 ) -> tuple[TensorSpec, ...]:
     """Check ``call`` and its inputs against the model and derive what it answers.
+
+    ``keys`` is the number of positions in the cache that the call appends to, with those that it appends.
 
     Raises:
         ProtocolError: naming the field that does not fit.
@@ -75,18 +84,38 @@ def output_specs(
             raise ProtocolError(
                 f"inputs[{index}].dtype", f"{call.operation} takes {wanted_dtype}, got {spec.dtype}"
             )
-    return tuple(TensorSpec(dtype, shape) for shape in signature.shapes(config, call, inputs))
+    if keys is None and signature.needs_cache:
+        raise ProtocolError("cache", f"{call.operation} needs one")
+    if keys is not None and not signature.takes_cache:
+        raise ProtocolError("cache", f"{call.operation} takes none")
+    if keys is not None and call.operation == "matmul":
+        shapes = _matmul_over_cache(config, call, inputs, keys)
+    else:
+        shapes = signature.shapes(config, call, inputs)
+    return tuple(TensorSpec(dtype, shape) for shape in shapes)
 
 
-OutputSpecs = Callable[[Call, tuple[TensorSpec, ...]], tuple[TensorSpec, ...]]
+OutputSpecs = Callable[[Call, tuple[TensorSpec, ...], int | None], tuple[TensorSpec, ...]]
 
 
 def remembered_output_specs(config: ModelConfig, dtype: torch.dtype) -> OutputSpecs:
     """Return ``output_specs`` of one model, which remembers the calls that it found right.
 
-    Every forward pass of one length repeats the calls of the one before.
+    Every forward pass of one length repeats the calls of the one before; so does every token but for the length
+    of what its attention extends over.
     """
     return lru_cache(maxsize=_REMEMBERED_CALLS)(partial(output_specs, config, dtype))
+
+
+def matmul_rows(call: Call, inputs: Sequence[TensorSpec]) -> tuple[int, int]:
+    """Return (matrices, positions) that a ``matmul`` appends to a cache: those of its second input.
+
+    Raises:
+        ProtocolError: if that is none of matrices.
+    """
+    if len(inputs) != 2 or len(inputs[1].shape) != 3:
+        raise ProtocolError("inputs[1].shape", "must be (matrices, rows, columns)")
+    return inputs[1].shape[0], inputs[1].shape[1]
 
 
 def check_granularity(call: Call, granularity: str) -> None:
@@ -174,6 +203,23 @@ def _matmul(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Sh
     return [(a[0], a[1], columns)]
 
 
+def _matmul_over_cache(
+    config: ModelConfig, call: Call, inputs: Sequence[TensorSpec], keys: int
+) -> Shapes:
+    """Of scores (transpose_b) or weighted values, whose second input is appended to the cache first."""
+    a, b = inputs[0].shape, inputs[1].shape
+    if len(b) != 3 or b[2] != config.head_dim or not 1 <= b[1] <= keys:
+        raise ProtocolError(
+            "inputs[1].shape",
+            f"must be (matrices, at most {keys} rows, {config.head_dim}), got {b}",
+        )
+    rows = b[1] * (config.num_heads // config.num_kv_heads)
+    inner, columns = (config.head_dim, keys) if call.transpose_b else (keys, config.head_dim)
+    if a != (b[0], rows, inner):
+        raise ProtocolError("inputs[0].shape", f"must be {(b[0], rows, inner)}, got {a}")
+    return [(b[0], rows, columns)]
+
+
 def _lm_head(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Shapes:
     shape = inputs[0].shape
     if len(shape) != 2 or shape[1] != config.hidden_size:
@@ -188,7 +234,17 @@ def _fused_layer(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) 
     return [(batch, tokens, config.hidden_size)]
 
 
-def _ping(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Shapes:
+def _all_layers(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Shapes:
+    batch, _ = _sequence(config, inputs[0], "inputs[0].shape", config.hidden_size)
+    return [(batch, config.hidden_size)]  # of the last position
+
+
+def _next_logits(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Shapes:
+    batch, _, _ = _embedding(config, call, inputs)[0]
+    return [(batch, config.vocab_size)]
+
+
+def _nothing(config: ModelConfig, call: Call, inputs: Sequence[TensorSpec]) -> Shapes:
     return []
 
 
@@ -197,27 +253,35 @@ class Signature:
     """How an operation's output shapes follow from its inputs.
 
     ``dtypes`` has one entry per input; None stands for the stage's own element type. ``granularity`` is
-    that of the stages that need the operation, None if all do.
+    that of the stages that need the operation, None if all do. ``per_layer`` says whether a call names a layer,
+    ``takes_cache`` whether it may append to a cache, ``needs_cache`` whether it must.
     """
 
     shapes: Callable[[ModelConfig, Call, Sequence[TensorSpec]], Shapes]
     dtypes: tuple[torch.dtype | None, ...]
     granularity: Granularity | None = None
+    per_layer: bool = False
     takes_modules: bool = False
-
-    @property
-    def per_layer(self) -> bool:
-        """Whether a call names a layer."""
-        return self.granularity is not None
+    takes_cache: bool = False
+    needs_cache: bool = False
 
 
 SIGNATURES: Mapping[str, Signature] = MappingProxyType(
     {
         "embedding": Signature(_embedding, (torch.int64,)),
-        "batch_linear": Signature(_batch_linear, (None,), "operation", takes_modules=True),
-        "matmul": Signature(_matmul, (None, None), "operation"),
-        "fused_layer": Signature(_fused_layer, (None,), "layer"),
+        "batch_linear": Signature(
+            _batch_linear, (None,), "operation", per_layer=True, takes_modules=True
+        ),
+        "matmul": Signature(_matmul, (None, None), "operation", per_layer=True, takes_cache=True),
+        "fused_layer": Signature(_fused_layer, (None,), "layer", per_layer=True, takes_cache=True),
+        "all_layers": Signature(_all_layers, (None,), "model", takes_cache=True),
+        "next_logits": Signature(
+            _next_logits, (torch.int64,), "model", takes_cache=True, needs_cache=True
+        ),
         "lm_head": Signature(_lm_head, (None,)),
-        "ping": Signature(_ping, ()),
+        "open_cache": Signature(_nothing, ()),
+        "trim_cache": Signature(_nothing, ()),
+        "close_cache": Signature(_nothing, ()),
+        "ping": Signature(_nothing, ()),
     }
 )

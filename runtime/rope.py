@@ -33,19 +33,23 @@ class RotaryEmbedding:
         self._regime = -1
         self._cos = self._sin = torch.empty(0, config.head_dim // 2)
 
-    def tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines, each (length, head_dim / 2) float32, for positions 0 to length - 1.
+    def tables(
+        self, end: int, start: int = 0, length: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines, each (end - start, head_dim / 2) float32, for positions start to end - 1.
 
-        Both halves of a head turn by the same angles. They are shared: not to be written to.
-        Raises InputError for a length below 1 or beyond the model's positions.
+        Both halves of a head turn by the same angles. ``length`` is that of the text whose frequencies they
+        have, where a scaling depends on it; at least ``end``, which is the default. They are shared: not to be
+        written to. Raises InputError for a length below 1 or beyond the model's positions.
         """
+        length = length or end
         if not 1 <= length <= self._max_length:
             raise InputError(f"prompt of {length} tokens: the model takes 1 to {self._max_length}")
         regime = self._regime_of(length)
         if regime != self._regime or length > len(self._cos):
             self._cos, self._sin = self._compute(length)
             self._regime = regime
-        return self._cos[:length], self._sin[:length]
+        return self._cos[start:end], self._sin[start:end]
 
     def _regime_of(self, length: int) -> int:
         """A number equal for the lengths that share frequencies."""

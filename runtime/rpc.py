@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from runtime.caches import CacheBooks
 from runtime.checkpoints import ModelConfig
 from runtime.errors import (
     ArenaError,
     HandshakeError,
     ProtocolError,
-    SplitError,
     WorkerBusy,
     WorkerDied,
     WorkerError,
@@ -24,18 +24,16 @@ from runtime.messages import (
     ErrorReply,
     Hello,
     Reply,
-    Request,
-    TensorMessage,
     decode_reply,
     decode_welcome,
-    encode,
     encode_hello,
+    encode_request,
 )
 from runtime.operations import Call, remembered_output_specs
 from runtime.tensors import TensorSpec
 from runtime.text import printable
-from runtime.trace import RpcRecord
-from runtime.transports.base import ClientChannel, Data, PeerGone, ReceiveTimeout
+from runtime.trace import RpcRecord, WorkerDurations
+from runtime.transports.base import ClientChannel, Data, PeerGone, Place, ReceiveTimeout
 
 Answer = TypeVar("Answer")
 
@@ -65,6 +63,7 @@ class RpcClient:
         self.records: list[RpcRecord] = []
         self.broken = False
         self._output_specs = remembered_output_specs(config, dtype)
+        self.caches = CacheBooks(config)
         self._session = 0
         self._sequence = 0
 
@@ -111,8 +110,12 @@ class RpcClient:
             self.broken = True
             raise
 
-    def call(self, call: Call, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+    def call(
+        self, call: Call, *inputs: torch.Tensor, cache: tuple[int, ...] = ()
+    ) -> Sequence[torch.Tensor]:
         """Have the worker compute ``call`` and return its results, which are not to be written to.
+
+        ``cache`` says what the call appends to, or does to it: see ``runtime.caches``.
 
         Raises:
             WorkerDied, WorkerTimeout: if no reply comes.
@@ -123,42 +126,40 @@ class RpcClient:
         copies_before = self.channel.payload_copies
         started = time.perf_counter()
         input_specs = tuple(map(TensorSpec.of, inputs))
-        specs = self._output_specs(call, input_specs)
+        keys = self.caches.check(call, cache, input_specs)
+        specs = self._output_specs(call, input_specs, keys)
         places = self.channel.reserve(specs)
-        request = encode(
-            Request.of(
-                self._session,
-                self._sequence + 1,
-                call,
-                [
-                    TensorMessage.of(spec, self.channel.pack(tensor))
-                    for spec, tensor in zip(input_specs, inputs, strict=True)
-                ],
-                [self.channel.pack(place) for place in places],
-            )
+        request = encode_request(
+            self._session,
+            self._sequence + 1,
+            call,
+            input_specs,
+            [self.channel.pack(tensor) for tensor in inputs],
+            [payload for _, payload in places],
+            cache,
         )
         self._sequence += 1
         sent = time.perf_counter()
-        reply, arrived = self._exchange(request, decode_reply)
         try:
+            reply, arrived = self._exchange(request, decode_reply)
             outputs = self._checked_outputs(reply, specs, places)
-            problem = reply.durations.problem(arrived - sent)
-            if problem:
-                raise ProtocolError("durations", problem)
-        except SplitError:
+            durations = WorkerDurations(reply.deserialize_s, reply.device_s, reply.serialize_s)
+            worker_s = durations.checked_total_s(arrived - sent)
+            self.caches.note(call, cache, keys)
+        except BaseException:
+            # Also on Ctrl-C: from here on the sides might not remember the same.
             self.broken = True
             raise
-        durations = reply.durations
         finished = time.perf_counter()
         self.records.append(
             RpcRecord(
                 operation=call.operation,
                 layer=call.layer,
-                bytes_sent=sum(spec.nbytes for spec in input_specs),
-                bytes_received=sum(spec.nbytes for spec in specs),
+                bytes_sent=sum([spec.nbytes for spec in input_specs]),
+                bytes_received=sum([spec.nbytes for spec in specs]),
                 payload_copies=self.channel.payload_copies - copies_before + reply.payload_copies,
                 serialize_s=sent - started + durations.serialize_s,
-                transport_s=arrived - sent - durations.total_s,
+                transport_s=arrived - sent - worker_s,
                 device_s=durations.device_s,
                 deserialize_s=finished - arrived + durations.deserialize_s,
                 total_s=finished - started,
@@ -173,7 +174,7 @@ class RpcClient:
             raise WorkerError("worker: an earlier call failed; launch a new worker")
 
     def _checked_outputs(
-        self, reply: Reply, specs: Sequence[TensorSpec], places: Sequence[torch.Tensor]
+        self, reply: Reply, specs: Sequence[TensorSpec], places: Sequence[Place]
     ) -> Sequence[torch.Tensor]:
         if reply.sequence != self._sequence:
             raise ProtocolError(
@@ -184,7 +185,7 @@ class RpcClient:
         if len(reply.outputs) != expected:
             raise ProtocolError("outputs", f"{expected} expected, got {len(reply.outputs)}")
         if places:
-            return places
+            return [tensor for tensor, _ in places]
         for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
             if output.spec != spec:
                 raise ProtocolError(f"outputs[{index}]", f"must be {spec}, got {output.spec}")

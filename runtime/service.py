@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from runtime.caches import CacheBooks
 from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
 from runtime.errors import HandshakeError, ProtocolError, WorkerBusy
@@ -21,9 +22,9 @@ from runtime.messages import (
     TensorMessage,
     Welcome,
     decode_request,
-    encode,
     encode_error,
     encode_reply,
+    encode_welcome,
 )
 from runtime.operations import check_granularity, remembered_output_specs
 from runtime.transports.base import Data, PeerGone, ReceiveTimeout, ServerChannel
@@ -43,6 +44,7 @@ class Service:
     ) -> None:
         self._device = device
         self._output_specs = remembered_output_specs(config, device.dtype)
+        self._caches = CacheBooks(config)
         self._hello = hello
         self._about = about
         self._session: int | None = None
@@ -66,7 +68,12 @@ class Service:
                     answer = encode_error(_error_reply(error))
                 channel.send(answer)
         except PeerGone:
-            return
+            self._end_session()
+
+    def _end_session(self) -> None:
+        self._session = None
+        self._caches.clear()
+        self._device.close_caches()
 
     def _answer(self, channel: ServerChannel, raw: Data) -> Data:
         started = time.perf_counter()
@@ -82,7 +89,9 @@ class Service:
         channel.expect(len(request.inputs))
         call = request.call
         check_granularity(call, self._hello.granularity)
-        specs = self._output_specs(call, tuple(tensor.spec for tensor in request.inputs))
+        input_specs = tuple(tensor.spec for tensor in request.inputs)
+        keys = self._caches.check(call, request.cache, input_specs)
+        specs = self._output_specs(call, input_specs, keys)
         copies_before = channel.payload_copies
         inputs = [
             channel.unpack(f"inputs[{index}].payload", tensor.spec, tensor.payload)
@@ -95,7 +104,8 @@ class Service:
             raise ProtocolError("outputs", f"must name {len(specs)} places")
         _check_apart(inputs, outputs)
         unpacked = time.perf_counter()
-        self._device.run(call, inputs, outputs)
+        self._device.run(call, inputs, outputs, request.cache)
+        self._caches.note(call, request.cache, keys)
         computed = time.perf_counter()
         reply = Reply(
             sequence=request.sequence,
@@ -113,11 +123,11 @@ class Service:
         return encode_reply(reply, lambda: time.perf_counter() - computed)
 
     def _greet(self, hello: Hello) -> bytes:
-        self._session = None  # not by a hello that is none: that may be somebody else's
+        self._end_session()  # not by a hello that is none: that may be somebody else's
         hello.check_against(self._hello)
         self._session = secrets.randbits(62)
         self._sequence = 0
-        return encode(Welcome(self._hello, self._session, dict(self._about)))
+        return encode_welcome(Welcome(self._hello, self._session, dict(self._about)))
 
     def _check_turn(self, request: Request) -> None:
         if self._session is None or request.session != self._session:
@@ -129,12 +139,13 @@ class Service:
 
 def _check_apart(inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
     """Refuse results that would be written over an input or over each other."""
-    taken = [(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in inputs]
+    taken = [(tensor.data_ptr(), tensor.nbytes) for tensor in inputs]
     for index, output in enumerate(outputs):
-        begin, end = output.data_ptr(), output.data_ptr() + output.nbytes
-        if any(begin < other_end and other_begin < end for other_begin, other_end in taken):
-            raise ProtocolError(f"outputs[{index}]", "overlaps an input or another output")
-        taken.append((begin, end))
+        begin, size = output.data_ptr(), output.nbytes
+        for other, length in taken:
+            if begin < other + length and other < begin + size:
+                raise ProtocolError(f"outputs[{index}]", "overlaps an input or another output")
+        taken.append((begin, size))
 
 
 def _error_reply(error: Exception) -> ErrorReply:

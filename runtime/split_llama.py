@@ -6,25 +6,34 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import torch
 
+from runtime.caches import Window
 from runtime.checkpoints import Checkpoint, ModelConfig
+from runtime.checkpoints.tokenizer import Tokenizer
+from runtime.chunks import chunks, in_one_piece
+from runtime.context import Context, new_number
 from runtime.delay_injection import DelayedRpcClient, Delays
 from runtime.devices import DEVICES
 from runtime.errors import InputError, WorkerBusy, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
+from runtime.generation import Generation, GenerationOptions
 from runtime.launch import WorkerProcess
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.openmp import IdleTeams
 from runtime.operations import Call
+from runtime.rope import max_length
 from runtime.rpc import RpcClient
+from runtime.sampling import Sampling
 from runtime.stages import Stage, find_stage
 from runtime.token_ids import TokenIds, checked_token_ids
 from runtime.trace import Trace
@@ -81,6 +90,9 @@ class SplitLlama:
             )
         )
         self._pass = ForwardPass(checkpoint, stage, self._rpc)
+        self._end_tokens = checkpoint.eos_token_ids
+        # Numbers of caches that nobody has a context of any more: whoever calls next has them closed.
+        self.abandoned: deque[int] = deque()
         # Without a reference to this object: it would never be let go of then.
         self._release = weakref.finalize(self, _release, self._process, cleanup)
 
@@ -171,13 +183,141 @@ class SplitLlama:
             ArenaError: if there is not enough shared memory for a prompt of this length.
         """
         ids = checked_token_ids(input_ids, self.config)
+        tokens = ids.shape[1]
+        with self._traced():
+            if in_one_piece(tokens):
+                return self._logits(ids, Window(0, tokens))
+            number = new_number()
+            try:
+                return self._extend(Window(0, tokens, cache=number), ids, tokens)
+            finally:
+                self._give_back(number)
+
+    def open_context(self, batch: int = 1, capacity: int | None = None) -> Context:
+        """Return an empty text, of ``batch`` conversations, that can grow to ``capacity`` tokens.
+
+        Its keys and values stay with the worker: ``runtime.caches.cache_bytes`` of them. ``capacity`` is at most
+        the model's positions, which is the default.
+
+        Raises:
+            InputError: for a batch or a capacity out of range.
+        """
+        return Context(self, batch, max_length(self.config) if capacity is None else capacity)
+
+    @overload
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> torch.Tensor: ...
+
+    def generate(
+        self,
+        input_ids: TokenIds,
+        max_new_tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Iterable[int | str] = (),
+        tokenizer: Tokenizer | None = None,
+        context: Context | None = None,
+        ignore_eos: bool = False,
+        stream: bool = False,
+    ) -> torch.Tensor | Generation:
+        """Continue prompts of equal length, (tokens,) or (batch, tokens); the choice of tokens is made here.
+
+        Returns (batch, tokens + new tokens), or with ``stream`` a ``Generation``, which yields each new token when
+        it is there. It ends after ``max_new_tokens``, or where each prompt has come to one of the checkpoint's end
+        tokens or of ``stop``: token ids, and strings, which need ``tokenizer``. See ``runtime.sampling.Sampling``
+        for the other options; ``ignore_eos`` goes on after end tokens. With ``context``, ``input_ids`` continue
+        what that holds, and it stays open; the repetition penalty knows ``input_ids`` and the answer, and the
+        answer's last token is chosen, not appended.
+
+        Raises:
+            InputError: for an option out of range, or more tokens than the context or the model takes.
+            WorkerError, ProtocolError, ArenaError: as ``forward``.
+        """
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        ids = checked_token_ids(input_ids, self.config)
+        end_tokens = () if ignore_eos else self._end_tokens
+        generation = Generation(
+            self, ids, max_new_tokens, sampling, end_tokens, stop, tokenizer, context
+        )
+        return generation if stream else generation.finish()
+
+    @torch.no_grad()
+    def extend(self, window: Window, ids: torch.Tensor, capacity: int) -> torch.Tensor:
+        """Append checked ``ids`` (batch, tokens) to a context's cache, in pieces; return the last logits.
+
+        ``capacity`` is what a cache that does not exist yet is opened with. If it fails, the cache is as before.
+        """
+        with self._traced():
+            return self._extend(window, ids, capacity)
+
+    def _extend(self, window: Window, ids: torch.Tensor, capacity: int) -> torch.Tensor:
+        batch, tokens = ids.shape
+        number, *_ = window.numbers
+        if number not in self._rpc.caches:
+            self._rpc.call(Call("open_cache"), cache=(number, batch, capacity))
+        try:
+            *pieces, last = (
+                replace(window, start=start, rows=rows, text=window.end)
+                for start, rows in chunks(self.stage.granularity, tokens, window.start)
+            )
+            for piece in pieces:
+                part = ids[:, piece.start - window.start : piece.end - window.start]
+                self._prepare(part, piece)
+                self._pass.append(part, piece)
+            return self._logits(ids[:, -last.rows :], last)
+        except BaseException:
+            # For want of memory, or on Ctrl-C: as if nothing had been asked.
+            if not self._rpc.broken:
+                self._rpc.call(Call("trim_cache"), cache=(number, window.start))
+            raise
+
+    def trim(self, number: int, length: int) -> None:
+        """Cut a context's cache, which the worker has, to its first ``length`` tokens."""
+        with self._traced():
+            self._rpc.call(Call("trim_cache"), cache=(number, length))
+
+    def close_abandoned(self) -> None:
+        """Have the worker give back what nobody has a context of any more, unless all is over anyway."""
+        if self._release.alive and not self._rpc.broken and os.getpid() == self._process:
+            with self._calling():
+                pass
+
+    def _logits(self, ids: torch.Tensor, window: Window) -> torch.Tensor:
+        self._prepare(ids, window)
+        return self._pass.logits(ids, window)
+
+    def _prepare(self, ids: torch.Tensor, window: Window) -> None:
+        batch, tokens = ids.shape
+        self._rpc.prepare(live_bytes(self.config, self.stage, tokens, batch, window.end))
+
+    @contextmanager
+    def _traced(self) -> Iterator[None]:
+        """Call the worker, and remember where the time went."""
         with self._calling():
-            batch, tokens = ids.shape
-            self._rpc.prepare(live_bytes(self.config, self.stage, tokens, batch))
             started = time.perf_counter()
-            result = self._pass.logits(ids)
+            yield
             self.last_trace = Trace(tuple(self._rpc.records), time.perf_counter() - started)
-        return result
 
     def ping(self) -> float:
         """Make a call that carries no tensor and return its round trip in seconds.
@@ -192,8 +332,14 @@ class SplitLlama:
             return record.total_s
 
     @contextmanager
-    def _calling(self) -> Iterator[None]:
-        """Let one thread at a time talk to the worker, in the process that launched it, until it is closed."""
+    def turn(self) -> Iterator[None]:
+        """Let one thread at a time talk to the worker, in the process that launched it, until it is closed.
+
+        A thread whose turn it is may take it again.
+
+        Raises:
+            WorkerError: in a fork of that process, and after it is closed.
+        """
         if os.getpid() != self._process:
             raise WorkerError(
                 "worker: it answers the process that launched it, and this is a fork of that; "
@@ -202,8 +348,20 @@ class SplitLlama:
         with self._lock:
             if not self._release.alive:
                 raise WorkerError("worker: this model is closed; launch another")
+            yield
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Take the turn for calls whose records begin anew."""
+        with self.turn():
+            while self.abandoned and not self._rpc.broken:
+                self._give_back(self.abandoned.popleft())
             self._rpc.records.clear()
             yield
+
+    def _give_back(self, number: int) -> None:
+        if number in self._rpc.caches and not self._rpc.broken:
+            self._rpc.call(Call("close_cache"), cache=(number,))
 
     def close(self) -> None:
         """End the worker that this object started, and release everything. Closing twice is allowed.

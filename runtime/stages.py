@@ -14,7 +14,7 @@ import torch
 
 from runtime.errors import InputError
 
-Granularity = Literal["operation", "layer"]
+Granularity = Literal["operation", "layer", "model"]
 Attention = Literal["trusted", "fused"]
 
 _CLEAR_OPERATIONS = "token ids, all linear inputs and outputs, Q, K, V, attention weights, logits"
@@ -25,7 +25,7 @@ _CLEAR_LAYERS = "token ids, every hidden state, logits"
 class Stage:
     """One rung of the ladder.
 
-    ``granularity`` is what one RPC computes: a single operation or a whole decoder layer.
+    ``granularity`` is what one RPC computes: a single operation, a whole decoder layer, or all of them.
     ``attention`` says where softmax runs: on the trusted side between two RPCs, or fused on the worker.
     ``worker_sees`` is what crosses the boundary in clear, in the order of a forward pass.
     ``beside`` names the row that this one differs from by one change, where that is not the row above it: such a
@@ -61,6 +61,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
             ),
             Stage("fused", "shared-memory", "layer", "float32", "fused", _CLEAR_LAYERS),
             Stage("bf16", "shared-memory", "layer", "bfloat16", "fused", _CLEAR_LAYERS),
+            Stage("resident", "shared-memory", "model", "bfloat16", "fused", _CLEAR_LAYERS),
             # For a worker on another host.
             Stage("fused-tcp", "zmq-frames", "layer", "float32", "fused", _CLEAR_LAYERS, "fused"),
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from types import MappingProxyType
 
 import torch
+from msgspec import Struct
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "bfloat16": torch.bfloat16, "int64": torch.int64}
@@ -21,8 +21,7 @@ Payload = bytes | memoryview | int
 """What stands for a tensor's content in a message: its bytes, or its offset in the shared arena."""
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(Struct, frozen=True, dict=True):
     """Element type and shape of a dense, contiguous, row-major tensor."""
 
     dtype: torch.dtype
@@ -31,7 +30,7 @@ class TensorSpec:
     @classmethod
     def of(cls, tensor: torch.Tensor) -> TensorSpec:
         """Describe ``tensor``."""
-        return cls(tensor.dtype, tuple(tensor.shape))
+        return remembered_spec(tensor.dtype, tensor.shape)
 
     @cached_property
     def nbytes(self) -> int:
@@ -40,3 +39,9 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{DTYPE_NAMES.get(self.dtype, self.dtype)}{list(self.shape)}"
+
+
+@lru_cache(maxsize=1024)
+def remembered_spec(dtype: torch.dtype, shape: tuple[int, ...]) -> TensorSpec:
+    """Return the spec, the same object each time: the calls of one layer are those of the layer before."""
+    return TensorSpec(dtype, tuple(shape))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, cast
+
+from msgspec import Struct
+
+from runtime.errors import ProtocolError
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDurations:
+class WorkerDurations(Struct, frozen=True):
     """Seconds that the worker says it spent on one request. Durations only: its clock is its own."""
 
     deserialize_s: float
@@ -20,18 +23,25 @@ class WorkerDurations:
         """Seconds between the request's arrival and the reply's departure."""
         return self.deserialize_s + self.device_s + self.serialize_s
 
-    def problem(self, round_trip_s: float) -> str | None:
-        """Say why these durations cannot be true of a round trip that took ``round_trip_s``."""
+    def checked_total_s(self, round_trip_s: float) -> float:
+        """Return ``total_s`` of a request whose round trip took ``round_trip_s``.
+
+        Raises:
+            ProtocolError: if these durations cannot be true of it.
+        """
         for value in (self.deserialize_s, self.device_s, self.serialize_s):
             if not 0.0 <= value < math.inf:
-                return f"a worker's duration is {value}"
-        if self.total_s > round_trip_s:
-            return f"{self.total_s:.6f} s claimed within a round trip of {round_trip_s:.6f} s"
-        return None
+                raise ProtocolError("durations", f"a worker's duration is {value}")
+        total_s = self.total_s
+        if total_s > round_trip_s:
+            raise ProtocolError(
+                "durations",
+                f"{total_s:.6f} s claimed within a round trip of {round_trip_s:.6f} s",
+            )
+        return total_s
 
 
-@dataclass(frozen=True, slots=True)
-class RpcRecord:
+class RpcRecord(Struct, frozen=True):
     """One call: both ends' packing is serialize, both ends' unpacking deserialize, in seconds and bytes.
 
     ``transport_s`` is what remains of the round trip. ``payload_copies`` counts the tensors' copies in
@@ -66,6 +76,14 @@ class Totals(TypedDict):
     deserialize_s: float
     trusted_s: float
     total_s: float
+
+
+def added(before: Totals | None, totals: Totals) -> Totals:
+    """Return the sums over both."""
+    if before is None:
+        return totals
+    sums = {name: before[name] + totals[name] for name in totals}  # type: ignore[literal-required]
+    return cast("Totals", sums)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+
+from tests.test_workflows import ACTION, load
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "gate-your-own"
@@ -34,7 +35,7 @@ class Outsider:
         self.checkout, self.environment = folder / "checkout", folder / "environment"
         self.python = self.environment / "bin" / "python"
         self._folder = folder
-        action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+        action = load(ACTION)
         self._inputs = {name: one.get("default", "") for name, one in action["inputs"].items()}
         self._steps = {one["name"]: one for one in action["runs"]["steps"]}
 

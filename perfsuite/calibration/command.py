@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perfsuite.commands import application, command_line, whole
+from perfsuite.commands import application, command_line, option, whole
 from perfsuite.errors import UsageError
+from perfsuite.files import write_text
+from perfsuite.render import terminal
+from perfsuite.render.blocks import Block, Listing
+from perfsuite.render.markdown import markdown
 
 if TYPE_CHECKING:
     from perfsuite.calibration.runs import Kind
@@ -35,35 +39,24 @@ def run(
         list[str] | None,
         typer.Argument(metavar="TESTS", help="arguments of pytest (default: its testpaths)"),
     ] = None,
-    equal: Annotated[
-        int, typer.Option("--equal", metavar="RUNS", parser=whole, help="unchanged runs")
-    ] = 30,
-    slowed: Annotated[
-        int, typer.Option("--slowed", metavar="RUNS", parser=whole, help="runs at each share")
-    ] = 10,
+    equal: Annotated[int, option("--equal", "RUNS", "unchanged runs", whole)] = 30,
+    slowed: Annotated[int, option("--slowed", "RUNS", "runs at each share", whole)] = 10,
     phases: Annotated[
         int,
-        typer.Option(
-            "--phases",
-            metavar="RUNS",
-            parser=whole,
-            help="runs with each phase slowed by a tenth of a call",
-        ),
+        option("--phases", "RUNS", "runs with each phase slowed by a tenth of a call", whole),
     ] = 0,
     extensions: Annotated[
         int,
-        typer.Option(
+        option(
             "--extensions",
-            metavar="RECORDINGS",
-            parser=whole,
-            help="extensions of the baselines after they are recorded",
+            "RECORDINGS",
+            "extensions of the baselines after they are recorded",
+            whole,
         ),
     ] = 3,
     shares: Annotated[
         str,
-        typer.Option(
-            "--shares", metavar="SHARE,SHARE", help="of a call's time that slowed runs add"
-        ),
+        option("--shares", "SHARE,SHARE", "of a call's time that slowed runs add"),
     ] = SHARES,
     compare: Annotated[
         bool,
@@ -73,27 +66,22 @@ def run(
     ] = False,
     pytest_option: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--pytest-option",
-            metavar="OPTION",
-            help="added to each run, as --pytest-option=-operf_processes=4; may be repeated",
+            "OPTION",
+            "added to each run, as --pytest-option=-operf_processes=4; may be repeated",
         ),
     ] = None,
     write: Annotated[
         Path | None,
-        typer.Option("--write", metavar="FILE", help="write the result there, as Markdown"),
+        option("--write", "FILE", "write the result there, as Markdown"),
     ] = None,
     simulated: Annotated[
         bool, typer.Option("--simulate", help="the decision rules alone, on drawn samples")
     ] = False,
     suites: Annotated[
         int,
-        typer.Option(
-            "--suites",
-            metavar="SUITES",
-            parser=whole,
-            help="with --simulate: drawn suites a condition",
-        ),
+        option("--suites", "SUITES", "with --simulate: drawn suites a condition", whole),
     ] = 2000,
 ) -> int:
     """Run what is missing, or simulate; then count and write.
@@ -107,12 +95,12 @@ def run(
         if count < 0:
             raise UsageError(f"--{name} {count}: must not be negative")
     if simulated:
-        text = _simulated(suites, command_line(context))
+        blocks = _simulated(suites, command_line(context))
     elif folder is None:
         raise UsageError("FOLDER: is needed unless --simulate is given")
     else:
         wanted = _wanted(shares, equal=equal, slowed=slowed, phases=phases, compare=compare)
-        text = _measured(
+        blocks = _measured(
             folder,
             tests or [],
             pytest_option or [],
@@ -120,22 +108,19 @@ def run(
             extensions=None if compare else extensions,
             command=command_line(context),
         )
-    print(text)
+    terminal.show(blocks, width=None)
     if write is not None:
-        from perfsuite.files import write_text
-
-        write_text(write, text, option="--write ")
+        write_text(write, markdown(blocks), option="--write ")
     return 0
 
 
-def _simulated(suites: int, command: str) -> str:
+def _simulated(suites: int, command: str) -> list[Block]:
     if suites < 1:
         raise UsageError(f"--suites {suites}: must be positive")
     from perfsuite.calibration import simulate
 
-    return f"```\n{command}\n```\n\n" + simulate.table(
-        simulate.simulate(simulate.conditions(), suites)
-    )
+    rows = simulate.simulate(simulate.conditions(), suites)
+    return [Listing(command), simulate.table(rows)]
 
 
 def _measured(
@@ -146,7 +131,7 @@ def _measured(
     *,
     extensions: int | None,
     command: str,
-) -> str:
+) -> list[Block]:
     """Run what is missing of ``wanted``, and count; there are no baselines where ``extensions`` is None."""
     from perfsuite.calibration import document, findings
     from perfsuite.calibration.runs import Folder
@@ -166,13 +151,14 @@ def _measured(
         for kind in missing:
             progress.begin(kind.name)
             runs[kind].append(folder.run(kind))
-    return document.document(
+    blocks = document.document(
         findings.find(runs),
         fingerprint(1),
         command,
         provenance()["date"],
         recordings=None if extensions is None else folder.recordings(),
     )
+    return list(blocks)
 
 
 def _wanted(shares: str, *, equal: int, slowed: int, phases: int, compare: bool) -> dict[Kind, int]:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from perfsuite.gate import inference, sequential
 from perfsuite.gate.inference import Hours, Judgement, Sample, Verdict
 from perfsuite.gate.sequential import Decision
+from perfsuite.render import blocks
+from perfsuite.render.blocks import Table, columns
 
 CHANGES = (0.0, 0.03, 0.05, 0.10)  # shares by which a benchmark is slower
 PER_RECORDING = 36  # processes
@@ -398,23 +400,29 @@ def _refused(noise: Noise, share: float, rng: np.random.Generator) -> int | None
     return None
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as Markdown."""
+def table(rows: Sequence[Row]) -> Table:
+    """Return a row for each condition."""
     changes = " / ".join(f"+{100 * change:.0f}" for change in CHANGES[1:]) + " %"
-    lines = [
-        (
-            f"| condition | suites red, unchanged | improved | benchmark red at {changes} | "
-            "extend | undecided, unchanged | processes, unchanged |"
-        ),
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        red, extend = (
-            " / ".join(f"{100 * share:.0f}" for share in shares[1:]) + " %"
-            for shares in (row.red, row.extend)
-        )
-        lines.append(
-            f"| {row.condition} | {row.suites_red:.1%} | {row.suites_improved:.1%} | {red} | "
-            f"{extend} | {row.undecided:.0%} | {row.processes:.1f} |"
-        )
-    return "\n".join(lines)
+    heads = ("suites red, unchanged", "improved", f"benchmark red at {changes}", "extend",
+             "undecided, unchanged", "processes, unchanged")  # fmt: skip
+    return Table(
+        columns("condition", *heads),
+        [
+            blocks.Row(
+                (
+                    row.condition,
+                    f"{row.suites_red:.1%}",
+                    f"{row.suites_improved:.1%}",
+                    _shares(row.red),
+                    _shares(row.extend),
+                    f"{row.undecided:.0%}",
+                    f"{row.processes:.1f}",
+                )
+            )
+            for row in rows
+        ],
+    )
+
+
+def _shares(shares: Sequence[float]) -> str:
+    return " / ".join(f"{100 * share:.0f}" for share in shares[1:]) + " %"

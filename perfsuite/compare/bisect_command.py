@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from perfsuite.commands import JsonFile, application, command_line, number
+from perfsuite.commands import JsonFile, application, command_line, number, option
 from perfsuite.compare import revisions
 from perfsuite.compare.bisect import Answer, Found, Step, search
 from perfsuite.compare.command import interpreter
 from perfsuite.compare.interrupts import interrupted
 from perfsuite.compare.revisions import Commit
 from perfsuite.errors import RevisionError
-from perfsuite.files import check_writable, write_json
+from perfsuite.files import check_outputs, write_json
 from perfsuite.gate.outcome import Status
 from perfsuite.units import percent
 
@@ -61,9 +61,7 @@ def run(
     test: Annotated[list[str], typer.Argument(metavar="TEST", help="test that uses latency_gate")],
     margin: Annotated[
         float | None,
-        typer.Option(
-            "--margin", metavar="PERCENT", parser=number, help="what counts as slower (default: 5)"
-        ),
+        option("--margin", "PERCENT", "what counts as slower (default: 5)", number),
     ] = None,
     json_file: JsonFile = None,
 ) -> int:
@@ -73,8 +71,7 @@ def run(
         UsageError: for an option, a revision or a repository that cannot be used.
         RevisionError: if GOOD and BAD themselves cannot be compared.
     """
-    if json_file is not None:
-        check_writable(json_file)
+    check_outputs({"--json": json_file})
     root = revisions.find_root(Path.cwd())
     good = revisions.resolve(root, good_revision, title="GOOD")
     bad = revisions.resolve(root, bad_revision, title="BAD")

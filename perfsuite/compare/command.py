@@ -19,12 +19,16 @@ from typing import IO, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from perfsuite.commands import JsonFile, application, command_line, number
+from perfsuite.commands import JsonFile, application, command_line, number, option
 from perfsuite.compare import only_gated, revisions
 from perfsuite.compare.interrupts import interrupted
-from perfsuite.compare.result import BenchmarkResult, Comparison
+from perfsuite.compare.result import Comparison, problem
 from perfsuite.errors import RevisionError, UsageError
-from perfsuite.files import check_writable, write_json, write_text
+from perfsuite.files import check_outputs, write_json, write_text
+from perfsuite.gate.reported import Subject
+from perfsuite.render import terminal
+from perfsuite.render.markdown import markdown as as_markdown
+from perfsuite.schema import decode
 
 _PLUGIN = "perfsuite.plugin"
 _CLEANUP_TIMEOUT_S = 60.0
@@ -65,9 +69,7 @@ def run(
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(
-            "--head", metavar="REV", help="compare this revision (default: the work tree as it is)"
-        ),
+        option("--head", "REV", "compare this revision (default: the work tree as it is)"),
     ] = None,
     tests_from: Annotated[
         Literal["head", "base"],
@@ -77,16 +79,16 @@ def run(
     ] = "head",
     margin: Annotated[
         float | None,
-        typer.Option(
+        option(
             "--margin",
-            metavar="PERCENT",
-            parser=number,
-            help="by which a benchmark may be slower, where it has no margin of its own (default: 5)",
+            "PERCENT",
+            "by which a benchmark may be slower, where it has no margin of its own (default: 5)",
+            number,
         ),
     ] = None,
     json_file: JsonFile = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="also write the table there")
+        Path | None, option("--markdown", "FILE", "also write the table there")
     ] = None,
 ) -> int:
     """Compare, write the files, print the table, and return the exit status.
@@ -97,10 +99,7 @@ def run(
     """
     if margin is not None and not 0 < margin < math.inf:
         raise UsageError(f"--margin {margin}: must be a positive number of percent")
-    if json_file is not None:
-        check_writable(json_file, option="--json")
-    if markdown is not None:
-        check_writable(markdown, option="--markdown")
+    check_outputs({"--json": json_file, "--markdown": markdown})
     root = revisions.find_root(Path.cwd())
     revisions.resolve(root, base)
     if head is not None:
@@ -120,8 +119,8 @@ def run(
     if json_file is not None:
         write_json(json_file, comparison.as_json())
     if markdown is not None:
-        write_text(markdown, comparison.markdown(), option="--markdown ")
-    print(comparison.text())
+        write_text(markdown, as_markdown(comparison.blocks()), option="--markdown ")
+    terminal.show(comparison.blocks(), width=None)
     return comparison.exit_status
 
 
@@ -141,7 +140,7 @@ def _measure(options: Sequence[str], theirs: Sequence[str], line: str) -> Compar
         session = json.loads(failures.read_text(encoding="utf-8"))
         found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     outcomes = found.get("subjects", [])
-    results = [BenchmarkResult.read(outcome) for outcome in outcomes]
+    results = [decode(one, Subject, "the report") for one in outcomes]
     judged = {outcome["test"] for outcome in outcomes if outcome["failed"]}
     broken = {test: words for test, words in session["failures"].items() if test not in judged}
     head, base = found.get("titles") or ("head", "BASE")
@@ -168,9 +167,9 @@ def _pytest() -> list[str]:
 def _whatever_the_settings_say() -> list[str]:
     """Return options by which all tests run, one after the other, however long each takes."""
     options = ["--quiet", "--maxfail=0"]
-    for module, option in (("xdist", "-n0"), ("pytest_timeout", "--timeout=0")):
+    for module, needed in (("xdist", "-n0"), ("pytest_timeout", "--timeout=0")):
         if importlib.util.find_spec(module) is not None:
-            options.append(option)
+            options.append(needed)
     return options
 
 
@@ -206,9 +205,9 @@ def _last_error(output: str) -> str:
 
 
 def _why_nothing(comparison: Comparison, collected: int) -> str:
-    problems = [f"{result.name}: {result.problem}" for result in comparison.results]
+    problems = [f"{result.name}: {problem(result)}" for result in comparison.results]
     problems += [f"{test}: {words}" for test, words in comparison.broken.items()]
-    reasons = {result.problem for result in comparison.results} | set(comparison.broken.values())
+    reasons = set(map(problem, comparison.results)) | set(comparison.broken.values())
     if len(reasons) == 1:  # a revision that cannot be used fails every test alike
         return f"nothing could be compared: {reasons.pop()}"
     if not problems and not collected:

@@ -1,29 +1,28 @@
-"""Outcomes as people and other programs read them: failure messages, the summary, Markdown, annotations."""
+"""Outcomes as people and other programs read them: failure messages, the summary's table, annotations."""
 
 from __future__ import annotations
 
-import math
-import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perfsuite.gate.outcome import Outcome, Status
-from perfsuite.units import percent, seconds
+from perfsuite.gate.reported import Subject, reported
+from perfsuite.render.blocks import MISSING, Block, Note, Row, Table, Tone, columns
+from perfsuite.units import change, seconds
 
-_SIGNS = {
-    Status.PASS: "🟢",
-    Status.IMPROVED: "🔵",
-    Status.REGRESSION: "🔴",
-    Status.RECORDED: "⚪",
-    Status.CHANGED: "🔴",
-    Status.NO_BASELINE: "🔴",
+TONES: Mapping[str, Tone] = {
+    Status.PASS: "good",
+    Status.IMPROVED: "better",
+    Status.REGRESSION: "bad",
+    Status.RECORDED: "noted",
+    Status.CHANGED: "bad",
+    Status.NO_BASELINE: "bad",
 }
-_UNSURE = "🟡"
-_COLUMNS = ("benchmark", "verdict", "latency", "ratio", "change")
+"""What a verdict means; whatever else there is leaves the question open."""
+
+_COLUMNS = columns("benchmark", "verdict", "latency", "ratio", "change", left=("verdict", "change"))
+_CAPTION = "ratio: the benchmark's time over its reference's"
 _SAID_BY_CHANGE = frozenset({Status.PASS, Status.IMPROVED, Status.REGRESSION})
-_MARKUP = re.compile(
-    r"[\\|`*<]|(?<![^\W_])_|_(?![^\W_])"
-)  # an underscore inside a word is plain text
 _LONGEST_REASON = 300  # characters: what a failed process printed may be long
 
 
@@ -32,7 +31,7 @@ def failure(outcome: Outcome, against: str | None = None) -> str:
     lines = [f"{outcome.name}: {outcome.status}: {_in_a_line(outcome.reason)}"]
     node = shlex.quote(outcome.node)
     if outcome.judgement is not None:
-        lines.append(f"change: {_change(outcome)}")
+        lines.append(f"change: {_change(reported(outcome))}")
     if outcome.processes:
         lines.append(f"measured: {_measured(outcome)}")
         lines.append(
@@ -57,42 +56,16 @@ def failure(outcome: Outcome, against: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def summary(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a line per outcome, below one with the columns' names."""
-    table = [_COLUMNS, *(_cells(outcome) for outcome in outcomes)]
-    widths = [max(len(row[place]) for row in table) for place in range(len(_COLUMNS))]
-    return [
-        "  ".join(
-            cell.rjust(width) if 2 <= place <= 3 else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+def blocks(subjects: Sequence[Subject]) -> list[Block]:
+    """Return all that is said of a run: a table, and each note once."""
+    found = dict.fromkeys(note for one in subjects for note in one.notes)
+    notes = [Note(f"{note} in the measured processes") for note in found]
+    return [table(subjects), *notes]
 
 
-def notes(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return what is to be said beside the table, each once."""
-    found = {
-        f"{note} in the measured processes": None for outcome in outcomes for note in outcome.notes
-    }
-    return list(found)
-
-
-def markdown(outcomes: Sequence[Outcome]) -> str:
-    """Return a table for a step summary."""
-    lines = [
-        "### Latency gate",
-        "",
-        "| | benchmark | verdict | latency | over its reference | change |",
-        "|---|---|---|---:|---:|---|",
-    ]
-    lines += [
-        f"| {_SIGNS.get(outcome.status, _UNSURE)} | "
-        + " | ".join(escaped(cell) for cell in _cells(outcome))
-        + " |"
-        for outcome in outcomes
-    ]
-    return "\n".join(lines) + "\n"
+def table(subjects: Sequence[Subject]) -> Table:
+    """Return a row for each benchmark."""
+    return Table(_COLUMNS, [Row(_cells(one), tone(one)) for one in subjects], _CAPTION)
 
 
 def annotation(outcome: Outcome) -> str:
@@ -100,14 +73,9 @@ def annotation(outcome: Outcome) -> str:
     level = "error" if outcome.failed else "warning"
     text = f"{outcome.name}: {outcome.status}: {outcome.reason}"
     if outcome.judgement is not None:
-        text += f"; {_change(outcome)}"
+        text += f"; {_change(reported(outcome))}"
     place = outcome.node.partition("::")[0]
     return f"::{level} file={_property(place)},title=latency {_property(outcome.status)}::{_data(text)}"
-
-
-def escaped(text: str) -> str:
-    """Return the text as a cell of a Markdown table, in which it shows as it is."""
-    return " ".join(_MARKUP.sub(r"\\\g<0>", text).split())
 
 
 def _data(text: str) -> str:
@@ -119,21 +87,26 @@ def _property(text: str) -> str:
     return _data(text).replace(",", "%2C").replace(":", "%3A")
 
 
-def _cells(outcome: Outcome) -> tuple[str, ...]:
-    latency, ratio = outcome.latency_s, outcome.ratio
+def tone(subject: Subject) -> Tone:
+    """Return what an outcome means."""
+    return "bad" if subject.failed else TONES.get(subject.verdict, "unsure")
+
+
+def _cells(subject: Subject) -> tuple[str, ...]:
     return (
-        outcome.name,
-        outcome.status.value,
-        "-" if latency is None else _latency(outcome, latency),
-        "-" if ratio is None else f"{ratio:.4g}",
-        _change_or_why(outcome),
+        subject.name,
+        subject.verdict,
+        _latency(subject),
+        MISSING if subject.ratio is None else f"{subject.ratio:.4g}",
+        _change_or_why(subject),
     )
 
 
-def _latency(outcome: Outcome, latency_s: float) -> str:
-    if outcome.throughput is None:
-        return seconds(latency_s)
-    return f"{seconds(latency_s)} ({outcome.throughput / latency_s:.4g}/s)"
+def _latency(subject: Subject) -> str:
+    if subject.seconds is None:
+        return MISSING
+    rate = subject.throughput_per_s
+    return seconds(subject.seconds) + ("" if rate is None else f" ({rate:.4g}/s)")
 
 
 def _measured(outcome: Outcome) -> str:
@@ -146,23 +119,19 @@ def _measured(outcome: Outcome) -> str:
     return f"{ratio:.4g} x its reference ({outcome.reference}), stored {stored}; {seconds(latency)}"
 
 
-def _change(outcome: Outcome) -> str:
-    judgement = outcome.judgement
-    if judgement is None or not math.isfinite(judgement.change.value):
-        return "-"
-    change = judgement.change
-    return (
-        f"{percent(change.value - 1)} [{percent(change.low - 1)}, {percent(change.high - 1)}], "
-        f"margin {judgement.margin:.1%}{', in turn' if outcome.in_turn else ''}"
-    )
+def _change(subject: Subject) -> str:
+    if subject.change is None:
+        return MISSING
+    in_turn = ", in turn" if subject.in_turn_with else ""
+    return f"{change(subject.change)}, margin {subject.margin or 0.0:.1%}{in_turn}"
 
 
-def _change_or_why(outcome: Outcome) -> str:
-    change = _change(outcome)
-    if outcome.status in _SAID_BY_CHANGE and outcome.judgement is not None:
-        return change
-    reason = _in_a_line(outcome.reason)
-    return reason if change == "-" else f"{change}; {reason}"
+def _change_or_why(subject: Subject) -> str:
+    told = _change(subject)
+    if subject.verdict in _SAID_BY_CHANGE and told != MISSING:
+        return told
+    reason = _in_a_line(subject.reason)
+    return reason if told == MISSING else f"{told}; {reason}"
 
 
 def _in_a_line(text: str) -> str:

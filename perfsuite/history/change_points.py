@@ -21,6 +21,8 @@ import ruptures
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, stats
 
+from perfsuite.statistics import Estimate
+
 PENALTY = 15.0
 MIN_SEGMENT = 4  # runs on one level: fewer are a bad day
 MIN_RUNS = 12  # fewer say too little of the noise
@@ -40,15 +42,13 @@ class ChangePoint:
     """A change of level before run ``index``, the first on the new level.
 
     ``earliest`` to ``latest`` hold the true index with 95 % confidence. ``size`` is the new level over
-    the old one, 1.08 for 8 % slower, with its 95 % interval ``low`` to ``high``.
+    the old one, 1.08 for 8 % slower, with its 95 % interval.
     """
 
     index: int
     earliest: int
     latest: int
-    size: float
-    low: float
-    high: float
+    size: Estimate
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,7 @@ def _change(bounds: Sequence[int], means: Sequence[float], long_run_variance: fl
         index=index,
         earliest=max(start + 1, index - off),
         latest=min(end - 1, index + off),
-        size=math.exp(step),
-        low=math.exp(step - reach),
-        high=math.exp(step + reach),
+        size=Estimate(math.exp(step), math.exp(step - reach), math.exp(step + reach)),
     )
 
 

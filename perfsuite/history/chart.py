@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from perfsuite import charts
 from perfsuite.charts import Mark, Panel, Words
 from perfsuite.history.series import RATIO
-from perfsuite.history.trend import format_value, short
+from perfsuite.history.trend import format_value, short, tone
+from perfsuite.units import counted, percent
 
 if TYPE_CHECKING:
     from perfsuite.history.explaining import Explained, Story
@@ -32,10 +33,11 @@ def describe(story: Story) -> str:
     """What the picture shows, in words."""
     series = story.series
     first, last = (format_value(series.values[place], series.figure) for place in (0, -1))
-    changes = [f"{one.change.size - 1:+.1%} by {short(one.first_after)}" for one in story.changes]
-    count = len(series.points)
+    changes = [
+        f"{percent(one.change.size.value - 1)} by {short(one.first_after)}" for one in story.changes
+    ]
     return (
-        f"{count} {'run' if count == 1 else 'runs'}, from {first} to {last}; "
+        f"{counted(len(series.points), 'run')}, from {first} to {last}; "
         f"{'changes: ' + ', '.join(changes) if changes else 'no change of level'}"
     )
 
@@ -49,7 +51,7 @@ def _panel(story: Story) -> Panel:
     return Panel(
         title=series.subject,
         subtitle=", ".join(part for part in (series.workload, series.machine) if part),
-        unit="over the yardstick" if series.figure == RATIO else "median seconds",
+        unit="over the reference" if series.figure == RATIO else "median seconds",
         values=series.values,
         levels=story.trend.levels,
         spread=story.trend.spread,
@@ -71,6 +73,5 @@ def _figures(places: Sequence[float], figure: str) -> list[str]:
 
 
 def _mark(explained: Explained) -> Mark:
-    change = explained.change
-    colour = "six" if explained.accepted else "bad" if change.size > 1 else "good"
-    return Mark(change.index, colour, f"{change.size - 1:+.1%}")
+    colour = {"dim": "six"}.get(tone(explained), tone(explained))
+    return Mark(explained.change.index, colour, percent(explained.change.size.value - 1))

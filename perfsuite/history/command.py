@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perfsuite.commands import JsonFile, application
+from perfsuite.commands import JsonFile, application, option
 from perfsuite.errors import UsageError
-from perfsuite.files import check_writable, write_json, write_text
+from perfsuite.files import check_outputs, write_json, write_text
 
 if TYPE_CHECKING:
     from perfsuite.history.accepted import Known
@@ -22,10 +22,10 @@ ACCEPTED = Path("perfsuite/accepted.toml")
 
 AcceptedFile = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--accepted",
-        metavar="FILE",
-        help=f"changes that were accepted, with reasons (default: {ACCEPTED}, if there is one)",
+        "FILE",
+        f"changes that were accepted, with reasons (default: {ACCEPTED}, if there is one)",
     ),
 ]
 
@@ -44,32 +44,29 @@ def run(
     ] = None,
     storage: Annotated[
         Path,
-        typer.Option("--storage", metavar="FOLDER", help="folder of the stored runs, or one file"),
+        option("--storage", "FOLDER", "folder of the stored runs, or one file"),
     ] = STORAGE,
     subject: Annotated[
         str | None,
-        typer.Option("--subject", metavar="TEXT", help="only those whose name holds this text"),
+        option("--subject", "TEXT", "only those whose name holds this text"),
     ] = None,
     machine: Annotated[
         str | None,
-        typer.Option("--machine", metavar="TEXT", help="only machines whose name holds this text"),
+        option("--machine", "TEXT", "only machines whose name holds this text"),
     ] = None,
     accepted: AcceptedFile = None,
     sources: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--import", metavar="FILE", help="first store copies of these pytest-benchmark files"
-        ),
+        option("--import", "FILE", "first store copies of these pytest-benchmark files"),
     ] = None,
-    chart: Annotated[
-        Path | None, typer.Option("--chart", metavar="FILE", help="also draw it there, as SVG")
-    ] = None,
+    chart: Annotated[Path | None, option("--chart", "FILE", "also draw it there, as SVG")] = None,
     json_file: JsonFile = None,
 ) -> int:
     """Import, read, explain, show. Raises UsageError."""
     from perfsuite.history import store
     from perfsuite.history.explaining import as_json, unused
-    from perfsuite.history.trend import print_history
+    from perfsuite.history.trend import history_blocks
+    from perfsuite.render import terminal
 
     if more_sources and not sources:
         raise UsageError(f"{more_sources[0]}: give files after --import")
@@ -77,9 +74,7 @@ def run(
         raise UsageError(f"--chart {chart}: must end in .svg")
     if chart is not None:
         import_module("perfsuite.charts")  # a missing extra is told before anything is stored
-        check_writable(chart, option="--chart")
-    if json_file is not None:
-        check_writable(json_file, option="--json")
+    check_outputs({"--chart": chart, "--json": json_file})
     for source in [*(sources or []), *(more_sources or [])]:
         added = store.add(storage, source)
         print(f"{source}: {f'stored as {added}' if added else 'is stored already'}")
@@ -94,7 +89,7 @@ def run(
         from perfsuite.history.chart import history_chart
 
         write_text(chart, history_chart(stories), option="--chart ")
-    print_history(stories)
+    terminal.show(history_blocks(stories))
     if not stories:
         print("no run is stored that fits")
     if subject is None and machine is None:

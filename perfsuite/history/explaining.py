@@ -93,8 +93,8 @@ def as_json(story: Story) -> dict[str, Any]:
         "changes": [
             {
                 "run": explained.change.index,
-                "size": explained.change.size,
-                "size_interval": [explained.change.low, explained.change.high],
+                "size": explained.change.size.value,
+                "size_interval": [explained.change.size.low, explained.change.size.high],
                 "last_before": explained.last_before,
                 "first_after": explained.first_after,
                 "widest": list(explained.widest),
@@ -127,7 +127,9 @@ def _explained(
         last_before=points[change.index - 1].commit,
         first_after=points[change.index].commit,
         widest=widest,
-        moved=_moved(points[start : change.index], points[change.index : end], change.size > 1),
+        moved=_moved(
+            points[start : change.index], points[change.index : end], change.size.value > 1
+        ),
         accepted=accepted.find(mine, series.subject, commits),
     )
 
@@ -142,7 +144,7 @@ def _moved(before: Sequence[Point], after: Sequence[Point], slower: bool) -> tup
         sign = 1 if slower else -1
         name = max(phases, key=lambda phase: sign * phases[phase])
         if sign * phases[name] > 0:
-            words.append(f"mostly {name} ({phases[name]:+.3f} of the yardstick's time)")
+            words.append(f"mostly {name} ({phases[name]:+.3f} of the reference's time)")
     words += _differences(old.budgets, new.budgets) + _differences(old.versions, new.versions)
     return tuple(words)
 

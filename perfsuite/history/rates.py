@@ -76,7 +76,7 @@ def true_changes(
             hits[float(step)].append(bool(near))
             for one in near[:1]:
                 places.append(one.earliest <= place <= one.latest)
-                sizes.append(one.low <= (1 + step) ** sign <= one.high)
+                sizes.append(one.size.low <= (1 + step) ** sign <= one.size.high)
     large = np.array([hits[step] for step in STEPS if step >= 0.08])
     return Found(
         {step: float(np.mean(found)) for step, found in hits.items()},

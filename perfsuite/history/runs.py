@@ -16,7 +16,9 @@ from typing import Any
 from msgspec import Struct
 
 from perfsuite.errors import UsageError
-from perfsuite.schema import FieldError, Finite, Positive, check_ends, decode, read_json, words
+from perfsuite.gate.reported import Figures
+from perfsuite.schema import FieldError, Finite, Positive, decode, read_json, words
+from perfsuite.units import counted
 
 HARDWARE = ("cpu", "cpu_model", "cores", "threads", "gpu")
 VERSIONS = ("driver", "torch", "cuda", "python", "kernel")
@@ -27,8 +29,8 @@ _NO_COMMIT = ("unversioned", "unknown", "")
 class Measurement:
     """One subject in one run.
 
-    ``ratio`` is its time over its yardstick's and ``low`` to ``high`` the interval of it, None for a
-    benchmark without a yardstick. ``phases`` are over the yardstick's time.
+    ``ratio`` is its time over its reference's, None for a benchmark without one. ``phases`` are over the
+    reference's time.
     """
 
     subject: str
@@ -37,8 +39,6 @@ class Measurement:
     versions: Mapping[str, str]
     seconds: float
     ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
     verdict: str | None = None
     phases: Mapping[str, float] = field(default_factory=dict)
     budgets: Mapping[str, int] = field(default_factory=dict)
@@ -117,39 +117,17 @@ class _Stats(Struct, frozen=True):
     median: Positive
 
 
-class _Figures(Struct, frozen=True):
+class _Figures(Figures, frozen=True, kw_only=True):
     """The gate's figures."""
 
-    ratio: Positive
-    latency_s: Positive | None = None
-    latency_ms: Positive | None = None  # what older runs have in its place
     subject: str | None = None
     workload: dict[str, Any] | None = None
-    verdict: str | None = None
-    change: Positive | None = None
-    change_interval: tuple[Finite, Finite] | None = None
-    phases: dict[str, Finite | None] | None = None
+    ratio: Positive
     budgets: dict[str, Finite | None] | None = None
 
     def __post_init__(self) -> None:
-        if self.change_interval is not None:
-            check_ends("change_interval", *self.change_interval)
-        if self.latency_s is None and self.latency_ms is None:
+        if self.seconds is None:
             raise FieldError("latency_s", "is missing")
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of a call."""
-        return (self.latency_ms or 0.0) / 1e3 if self.latency_s is None else self.latency_s
-
-    @property
-    def interval(self) -> tuple[float | None, float | None]:
-        """The ratio's interval, from the one of the change against what was stored."""
-        if self.change is None or self.change_interval is None:
-            return None, None
-        stored = self.ratio / self.change
-        low, high = self.change_interval
-        return low * stored, high * stored
 
 
 def read_run(path: Path) -> Run:
@@ -215,24 +193,19 @@ def _measurement(benchmark: _Benchmark, file: _File, place: str, below: str) -> 
         name = benchmark.fullname or benchmark.name
         return Measurement(name, "", machine, versions, stats.median)
     figures = decode(benchmark.extra_info, _Figures, place, f"{below}.extra_info")
-    low, high = figures.interval
     return Measurement(
         subject=figures.subject or benchmark.param or benchmark.name,
         workload=_workload(words(figures.workload or {})),
         machine=machine,
         versions=versions,
-        seconds=figures.seconds,
+        seconds=figures.seconds or 0.0,
         ratio=figures.ratio,
-        low=low,
-        high=high,
         verdict=figures.verdict,
-        phases=_known(figures.phases),
-        budgets={name: int(number) for name, number in _known(figures.budgets).items()},
+        phases=figures.known_phases,
+        budgets={
+            name: int(one) for name, one in (figures.budgets or {}).items() if one is not None
+        },
     )
-
-
-def _known(figures: Mapping[str, float | None] | None) -> dict[str, float]:
-    return {name: figure for name, figure in (figures or {}).items() if figure is not None}
 
 
 def _workload(told: dict[str, str]) -> str:
@@ -258,7 +231,7 @@ def _described(told: Mapping[str, str]) -> str:
     parts = [told.get("cpu", "")]
     if "cpu_model" in told:
         parts[0] += f" ({told['cpu_model']})"
-    parts += [f"{told[name]} {name}" for name in ("cores", "threads") if name in told]
+    parts += [counted(told[name], name[:-1]) for name in ("cores", "threads") if name in told]
     parts.append(told.get("gpu", ""))
     return ", ".join(part for part in parts if part)
 

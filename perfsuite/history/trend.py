@@ -1,45 +1,38 @@
-"""The history as text: a line per series, and one per change."""
+"""The history as blocks: a row per series, and a note per change."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
-
 from perfsuite.history.series import RATIO, by_place
-from perfsuite.units import brief_seconds
+from perfsuite.render.blocks import MISSING, Block, Heading, Note, Row, Table, Tone, columns
+from perfsuite.units import brief_seconds, change
 
 if TYPE_CHECKING:
     from perfsuite.history.explaining import Explained, Story
 
-WIDTH = 100  # columns, at most
 CELLS = 30
-BLOCKS = "▁▂▃▄▅▆▇█"
-ASCII_BLOCKS = "_.-~=+*#"
+HEIGHTS = "▁▂▃▄▅▆▇█"
 SHOWN_COMMIT = 9
+_COLUMNS = columns(
+    "subject", "runs", "trend", "latest", "at", "verdict", "noise", left=("trend", "at", "verdict")
+)
 
 
-def print_history(stories: Sequence[Story], console: Console | None = None) -> None:
-    """Print ``stories`` by machine and workload on stdout, or on ``console``."""
-    console = console or Console(markup=False, emoji=False, highlight=False)
-    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    blocks = ASCII_BLOCKS if console.options.ascii_only else BLOCKS
+def history_blocks(stories: Sequence[Story]) -> Iterator[Block]:
+    """Yield ``stories`` by machine and workload: a row for each series, a note for each change."""
     by_series = {id(story.series): story for story in stories}
-    for number, ((machine, workload), series) in enumerate(
-        by_place([story.series for story in stories]).items()
-    ):
-        if number:
-            console.print()
-        console.print(Text(" - ".join(part for part in (workload, machine) if part), style="bold"))
-        width = max(len(one.subject) for one in series)
-        for one in series:
-            for line in _lines(by_series[id(one)], min(width, WIDTH // 3), blocks):
-                console.print(line, overflow="fold")
+    for (machine, workload), series in by_place([story.series for story in stories]).items():
+        shown = [by_series[id(one)] for one in series]
+        yield Heading(" - ".join(part for part in (workload, machine) if part), 2)
+        yield Table(_COLUMNS, [_row(story) for story in shown])
+        for story in shown:
+            for explained in story.changes:
+                yield Note(_change(explained), story.series.subject, tone(explained))
 
 
-def sparkline(values: Sequence[float], cells: int = CELLS, blocks: str = BLOCKS) -> str:
+def sparkline(values: Sequence[float], cells: int = CELLS, blocks: str = HEIGHTS) -> str:
     """At most ``cells`` characters, each the median of its share of ``values``, lowest to highest."""
     count = min(cells, len(values))
     edges = [round(place * len(values) / count) for place in range(count + 1)]
@@ -54,8 +47,8 @@ def sparkline(values: Sequence[float], cells: int = CELLS, blocks: str = BLOCKS)
 
 def change_text(explained: Explained) -> str:
     """What changed, by how much and between which commits, in one line."""
-    change, (before, after) = explained.change, (explained.last_before, explained.first_after)
-    text = f"{change.size - 1:+.1%} [{change.low - 1:+.1%}, {change.high - 1:+.1%}] "
+    found, (before, after) = explained.change, (explained.last_before, explained.first_after)
+    text = f"{change(found.size)} "
     if before and before == after:
         text += f"at {short(before)}: the code is the same, its environment changed"
     else:
@@ -76,29 +69,33 @@ def format_value(value: float, figure: str, digits: int = 3) -> str:
     return f"{value:.{digits}g}x" if figure == RATIO else brief_seconds(value, digits)
 
 
-def _lines(story: Story, width: int, blocks: str) -> list[Text]:
-    series = story.series
-    values = series.values
-    latest = series.points[-1]
-    verdict = latest.measurement.verdict
-    head = Text.assemble(
-        f"{series.subject:{width}}  ",
-        (sparkline(values, blocks=blocks), "cyan"),
-        f"  {format_value(values[-1], series.figure)} at {short(latest.commit)}",
-        f", {verdict}" if verdict else "",
-        f"; {len(values)} runs, noise {story.trend.spread:.1%}",
+def tone(explained: Explained) -> Tone:
+    """Return what a change means."""
+    if explained.accepted:
+        return "dim"
+    return "bad" if explained.change.size.value > 1 else "good"
+
+
+def _row(story: Story) -> Row:
+    series, latest = story.series, story.series.points[-1]
+    known = len(series.points) > 1
+    return Row(
+        (
+            series.subject,
+            f"{len(series.points):,}",
+            sparkline(series.values),
+            format_value(latest.value, series.figure),
+            short(latest.commit),
+            latest.measurement.verdict or MISSING,
+            f"{story.trend.spread:.1%}" if known else MISSING,
+        )
     )
-    return [head, *(line for explained in story.changes for line in _change_lines(explained))]
 
 
-def _change_lines(explained: Explained) -> list[Text]:
-    accepted = explained.accepted
-    slower = explained.change.size > 1
-    style = "dim" if accepted else "red" if slower else "green"
-    sign = "slower" if slower else "faster"
-    lines = [Text(f"  {sign} {change_text(explained)}", style)]
+def _change(explained: Explained) -> str:
+    text = f"{'slower' if explained.change.size.value > 1 else 'faster'} {change_text(explained)}"
     if explained.moved:
-        lines.append(Text(f"    with it: {'; '.join(explained.moved)}", "dim"))
-    if accepted:
-        lines.append(Text(f"    accepted: {accepted.reason}", "dim"))
-    return lines
+        text += f"; with it: {'; '.join(explained.moved)}"
+    if explained.accepted:
+        text += f"; accepted: {explained.accepted.reason}"
+    return text

@@ -2,117 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
-
 from perfsuite.errors import UsageError
-from perfsuite.llama.results import Interval, LadderResult, Latency, read_ladder
+from perfsuite.llama.results import Ladder, StageRow, UnsplitRow, read_ladder
 from perfsuite.llama.rows import unsplit_name
-from perfsuite.llama.table import (
-    MISSING,
-    WIDTH,
-    format_latency,
-    format_machine,
-    format_ratio,
-    plain_table,
-    print_plain,
-)
-
-Workload = tuple[str, int, str]
-"""Model, tokens and device."""
+from perfsuite.llama.table import format_latency, format_machine, format_ratio
+from perfsuite.render.blocks import MISSING, Block, Note, Row, Table, columns
 
 
-@dataclass(frozen=True)
-class Row:
-    """What is compared of a stage, or of the unsplit model, which has no ratio to itself."""
-
-    latency: Latency
-    vs_unsplit: float | None = None
-    vs_unsplit_interval: Interval | None = None
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """An earlier ladder."""
-
-    path: Path
-    workload: Workload
-    rounds: int
-    machine: str
-    rows: dict[str, Row]
-
-    def check(self, workload: Workload) -> None:
-        """Raise UsageError unless this is a ladder of ``workload``."""
-        names = ("model", "tokens", "device")
-        for name, theirs, ours in zip(names, self.workload, workload, strict=True):
-            if theirs != ours:
-                raise UsageError(f"--against {self.path}: its {name} is {theirs!r}, not {ours!r}")
-
-
-def read_earlier(path: Path) -> Earlier:
+def read_earlier(path: Path) -> Ladder:
     """Read what ``--json`` has written. Raises UsageError for a file that is damaged, naming the field."""
     ladder = read_ladder(path)
     if ladder.rounds is None:
         raise UsageError(f"{path}: rounds: is missing")
-    rows = {
-        stage.name: Row(stage.latency, stage.vs_unsplit, stage.vs_unsplit_interval)
-        for stage in ladder.stages
-    }
-    rows |= {unsplit_name(dtype): Row(latency) for dtype, latency in ladder.unsplit.items()}
-    return Earlier(
-        path,
-        (ladder.model, ladder.tokens, ladder.device),
-        ladder.rounds,
-        format_machine(ladder.machine),
-        rows,
-    )
+    return ladder
 
 
-def print_against(result: LadderResult, earlier: Earlier, console: Console | None = None) -> None:
-    """Print both, a line for each stage that either has."""
-    now = {
-        **{
-            row["name"]: Row(row["latency_s"], row["vs_unsplit"], row["vs_unsplit_interval"])
-            for row in result["stages"]
-        },
-        **{unsplit_name(dtype): Row(row["latency_s"]) for dtype, row in result["unsplit"].items()},
-    }
-    machine = format_machine(result["machine"])
-    notes = [f"then: {earlier.path}, on {earlier.machine}"]
-    if machine != earlier.machine:
-        notes.append(f"now: on {machine}")
-    notes.append(
+def check_alike(path: Path, earlier: Ladder, model: str, tokens: int, device: str) -> None:
+    """Raise UsageError unless ``earlier``, which was read from ``path``, is a ladder of the same workload."""
+    for name, ours in {"model": model, "tokens": tokens, "device": device}.items():
+        theirs = getattr(earlier, name)
+        if theirs != ours:
+            raise UsageError(f"--against {path}: its {name} is {theirs!r}, not {ours!r}")
+
+
+def against_blocks(now: Ladder, path: Path, then: Ladder) -> Iterator[Block]:
+    """Yield both, a row for each stage that either has; ``then`` was read from ``path``."""
+    yield _table(then, now)
+    machines = [format_machine(ladder.machine) for ladder in (then, now)]
+    yield Note(f"{path}, on {machines[0]}", "then")
+    if machines[0] != machines[1]:
+        yield Note(f"on {machines[1]}", "now")
+    yield Note(
         "two runs at two times: no verdict, which is for perfsuite compare; "
         "ratios to the unsplit model move less with the machine than latencies"
     )
-    table = _table(now, earlier, several=result["rounds"] > 1)
-    print_plain(Group(Text(), table, Text(), *map(Text, notes)), console, WIDTH)
 
 
-def _table(now: dict[str, Row], earlier: Earlier, *, several: bool) -> Table:
-    table = plain_table(gap=1)
-    table.add_column("stage", no_wrap=True)
-    for title in ("then", "now", "ratio", "over unsplit,\nthen", "over unsplit,\nnow"):
-        table.add_column(title, justify="right")
-    several_then = earlier.rounds > 1
-    for name in dict.fromkeys((*earlier.rows, *now)):
-        old, new = earlier.rows.get(name), now.get(name)
-        table.add_row(
-            name,
-            format_latency(old.latency, interval=several_then) if old else MISSING,
-            format_latency(new.latency, interval=several) if new else MISSING,
-            f"{new.latency['median'] / old.latency['median']:.2f}" if old and new else MISSING,
-            _ratio(old, several_then),
-            _ratio(new, several),
+def _table(then: Ladder, now: Ladder) -> Table:
+    old, new = _rows(then), _rows(now)
+    heads = ("stage", "then", "now", "ratio", "over unsplit,\nthen", "over unsplit,\nnow")
+    rows = []
+    for name in dict.fromkeys((*old, *new)):
+        both = name in old and name in new
+        change = new[name].latency_s.median / old[name].latency_s.median if both else None
+        rows.append(
+            Row(
+                (
+                    name,
+                    _latency(then, old.get(name)),
+                    _latency(now, new.get(name)),
+                    MISSING if change is None else f"{change:.2f}",
+                    _over_unsplit(then, old.get(name)),
+                    _over_unsplit(now, new.get(name)),
+                )
+            )
         )
-    return table
+    return Table(columns(*heads), rows, "Latencies and ratios, then and now.")
 
 
-def _ratio(row: Row | None, several: bool) -> str:
-    if row is None:
+def _rows(ladder: Ladder) -> dict[str, StageRow | UnsplitRow]:
+    rows: dict[str, StageRow | UnsplitRow] = {row.name: row for row in ladder.stages}
+    return rows | {unsplit_name(dtype): row for dtype, row in ladder.unsplit.items()}
+
+
+def _latency(ladder: Ladder, row: StageRow | UnsplitRow | None) -> str:
+    return MISSING if row is None else format_latency(row.latency_s, interval=ladder.rounds != 1)
+
+
+def _over_unsplit(ladder: Ladder, row: StageRow | UnsplitRow | None) -> str:
+    if not isinstance(row, StageRow):
         return MISSING
-    return format_ratio(row.vs_unsplit, row.vs_unsplit_interval, several=several)
+    return format_ratio(row.vs_unsplit, row.vs_unsplit_interval, several=ladder.rounds != 1)

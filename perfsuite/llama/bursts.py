@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from perfsuite.llama.workload import Memory, Operation, Side, operations
+from perfsuite.llama.recording import operations
+from perfsuite.llama.workload import Memory, Operation, Side
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
 from runtime.traffic import forward_traffic

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perfsuite.llama.machine_constants import MachineConstants
+from perfsuite.llama.recording import operations
 from perfsuite.llama.results import PHASES
-from perfsuite.llama.workload import Operation, memory_of, operations
+from perfsuite.llama.workload import Operation, memory_of
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
 from runtime.traffic import CallTraffic, end_calls, layer_calls

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
+from msgspec.structs import replace
 
 from perfsuite import statistics
-from perfsuite.commands import JsonFile, application, command_line, whole
+from perfsuite.commands import JsonFile, application, command_line, option, whole
 from perfsuite.errors import UsageError
-from perfsuite.files import check_writable, write_json, write_text
+from perfsuite.files import check_outputs, write_json, write_text
 from perfsuite.llama import prompts
-from perfsuite.llama.against import print_against, read_earlier
+from perfsuite.llama.against import against_blocks, check_alike, read_earlier
 from perfsuite.llama.csv_file import as_csv
+from perfsuite.llama.decode_rows import Answer, answer_of, stage_generated, unsplit_generated
 from perfsuite.llama.failures import runtime_failures
 from perfsuite.llama.measuring import WARMUP_ROUNDS, interleave
 from perfsuite.llama.neighbours import Neighbours
@@ -31,18 +33,22 @@ from perfsuite.llama.options import (
     check_length,
     check_positive,
 )
-from perfsuite.llama.results import LadderResult
+from perfsuite.llama.results import Ladder
 from perfsuite.llama.rows import Forward, stage_row, unsplit_name, unsplit_row
-from perfsuite.llama.table import print_ladder
+from perfsuite.llama.table import ladder_blocks
 from perfsuite.llama.unsplit import DTYPES, Unsplit
 from perfsuite.machine import fingerprint
 from perfsuite.progress import RunProgress
+from perfsuite.render import terminal
+from perfsuite.render.blocks import Block
 from runtime import STAGES, SplitLlama, load_checkpoint
 from runtime.stages import ladder
 
 if TYPE_CHECKING:
     from runtime.checkpoints import Checkpoint
     from runtime.stages import Stage
+
+LEAST_GENERATED = 3  # tokens: two after the first, of which there is a median
 
 app = application()
 
@@ -60,66 +66,56 @@ def run(
     stages: Stages = None,
     device: Annotated[
         str,
-        typer.Option(
-            "--device", metavar="DEVICE", help="the worker's and the unsplit model's: cpu or cuda"
-        ),
+        option("--device", "DEVICE", "the worker's and the unsplit model's: cpu or cuda"),
     ] = "cpu",
     rounds: Annotated[
         int,
-        typer.Option(
-            "--rounds",
-            metavar="ROUNDS",
-            parser=whole,
-            help=f"measured rounds, after {WARMUP_ROUNDS} for warm-up",
-        ),
+        option("--rounds", "ROUNDS", f"measured rounds, after {WARMUP_ROUNDS} for warm-up", whole),
     ] = 5,
     threads: Threads = None,
     prompt: Annotated[
         str | None,
-        typer.Option(
-            "--prompt", metavar="TEXT", help="text to run on (default: a passage that is shipped)"
-        ),
+        option("--prompt", "TEXT", "text to run on (default: a passage that is shipped)"),
     ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", metavar="FILE", help="the same, from a file")
+        Path | None, option("--prompt-file", "FILE", "the same, from a file")
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(
-            "--seed",
-            metavar="NUMBER",
-            parser=whole,
-            help="of the order in a round and of the bootstrap",
-        ),
+        option("--seed", "NUMBER", "of the order in a round and of the bootstrap", whole),
     ] = 0,
     against: Annotated[
         Path | None,
-        typer.Option(
-            "--against", metavar="FILE", help="also show it beside a result that --json wrote"
+        option("--against", "FILE", "also show it beside a result that --json wrote"),
+    ] = None,
+    generate: Annotated[
+        int | None,
+        option(
+            "--generate",
+            "TOKENS",
+            "also answer the text by so many tokens: time to first token, time per output token",
+            whole,
         ),
     ] = None,
     json_file: JsonFile = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="also write its table there")
-    ] = None,
+    csv_file: Annotated[Path | None, option("--csv", "FILE", "also write its table there")] = None,
 ) -> int:
     """Measure, write the JSON, print the table. Raises PerfsuiteError."""
     chosen = choose_stages(stages)
     check_positive(tokens=tokens, rounds=rounds, threads=threads)
+    if generate is not None and generate < LEAST_GENERATED:
+        raise UsageError(f"--generate {generate}: must be at least {LEAST_GENERATED}")
     if seed < 0:
         raise UsageError(f"--seed {seed}: must not be negative")
-    if json_file is not None:
-        check_writable(json_file, option="--json")
-    if csv_file is not None:
-        check_writable(csv_file, option="--csv")
+    check_outputs({"--json": json_file, "--csv": csv_file})
     earlier = None if against is None else read_earlier(against)
     given = _prompt(prompt, prompt_file)
     checkpoint = load_checkpoint(model)
     check_length(model, checkpoint.config, tokens)
     text = given.tokenized(checkpoint.tokenizer(), tokens)
-    check_length(model, checkpoint.config, len(text.ids))
-    if earlier is not None:
-        earlier.check((model, len(text.ids), device))
+    check_length(model, checkpoint.config, len(text.ids) + (generate or 0))
+    if against is not None and earlier is not None:
+        check_alike(against, earlier, model, len(text.ids), device)
     result = measure(
         checkpoint,
         torch.tensor([text.ids]),
@@ -131,14 +127,16 @@ def run(
         model=model,
         prompt=text.source,
         command=command_line(context),
+        generate=generate,
     )
     if json_file is not None:
-        write_json(json_file, result)
+        write_json(json_file, result.as_json())
     if csv_file is not None:
         write_text(csv_file, as_csv(result), option="--csv ")
-    print_ladder(result)
-    if earlier is not None:
-        print_against(result, earlier)
+    shown: list[Block] = list(ladder_blocks(result))
+    if against is not None and earlier is not None:
+        shown += against_blocks(result, against, earlier)
+    terminal.show(shown)
     return 0
 
 
@@ -168,8 +166,11 @@ def measure(
     model: str | None = None,
     prompt: str = "",
     command: str = "",
-) -> LadderResult:
+    generate: int | None = None,
+) -> Ladder:
     """Run ``stages`` and the unsplit model in interleaved rounds on ``input_ids`` (1, tokens).
+
+    With ``generate``, each also continues them by so many tokens, in further rounds of their own.
 
     All processes live at once and end with the call. Raises SplitError, UnsplitError, or
     MeasurementError when a stage's traffic differs from round to round. ``model``, ``prompt`` and
@@ -177,6 +178,7 @@ def measure(
     """
     worker_info: dict[str, Mapping[str, Any]] = {}
     contenders: dict[str, Callable[[], Forward]] = {}
+    answering: dict[str, Callable[[], Answer]] = {}
     with ExitStack() as stack:
         # These load in the background, while the stages' workers start one after the other.
         unsplit = {
@@ -185,7 +187,7 @@ def measure(
             )
             for dtype in DTYPES
         }
-        runs = (WARMUP_ROUNDS + rounds) * (len(stages) + len(DTYPES))
+        runs = (WARMUP_ROUNDS + rounds) * (len(stages) + len(DTYPES)) * (2 if generate else 1)
         progress = stack.enter_context(RunProgress(runs))
         for stage in stages:
             progress.say(f"starting {stage.name}")
@@ -194,17 +196,26 @@ def measure(
             )
             worker_info[stage.name] = llama.worker_info
             contenders[stage.name] = partial(_split_forward, llama, input_ids)
+            answering[stage.name] = partial(answer_of, llama, input_ids, generate or 0)
         for dtype, yardstick in unsplit.items():
             progress.say(f"starting {unsplit_name(dtype)}")
             yardstick.wait_until_ready()
             contenders[unsplit_name(dtype)] = partial(_unsplit_forward, yardstick, input_ids)
+            answering[unsplit_name(dtype)] = partial(
+                _unsplit_answer, yardstick, input_ids, generate or 0
+            )
         neighbours = Neighbours()
         samples = interleave(
             contenders, rounds, seed=seed, on_run=progress.begin_run, neighbours=neighbours
         )
+        answers: dict[str, list[Answer]] = {}
+        if generate:
+            answers = interleave(
+                answering, rounds, seed=seed, on_run=progress.begin_run, neighbours=neighbours
+            )
     decode = checkpoint.tokenizer().decode
     predicted = {forward.next_token for forwards in samples.values() for forward in forwards}
-    return LadderResult(
+    return Ladder(
         model=model or checkpoint.source,
         tokens=input_ids.shape[1],
         prompt=prompt,
@@ -213,14 +224,23 @@ def measure(
         device=device,
         confidence=statistics.median_confidence(rounds),
         command=command,
-        machine=fingerprint(unsplit["float32"].threads),
+        machine=dict(fingerprint(unsplit["float32"].threads)),
         disturbed_runs=neighbours.disturbed,
         next_token_agrees=len(predicted) == 1,
-        unsplit={dtype: unsplit_row(samples[unsplit_name(dtype)], decode) for dtype in DTYPES},
-        stages=[
-            stage_row(stage, samples, worker_info[stage.name], decode, seed=seed)
+        unsplit={
+            dtype: replace(
+                unsplit_row(samples[unsplit_name(dtype)], decode),
+                generated=unsplit_generated(answers[unsplit_name(dtype)]) if generate else None,
+            )
+            for dtype in DTYPES
+        },
+        stages=tuple(
+            replace(
+                stage_row(stage, samples, worker_info[stage.name], decode, seed=seed),
+                generated=stage_generated(stage, answers, seed=seed) if generate else None,
+            )
             for stage in stages
-        ],
+        ),
     )
 
 
@@ -244,3 +264,8 @@ def _split_forward(llama: SplitLlama, input_ids: torch.Tensor) -> Forward:
 def _unsplit_forward(unsplit: Unsplit, input_ids: torch.Tensor) -> Forward:
     forward = unsplit.forward(input_ids)
     return Forward(forward.seconds, forward.next_token, None)
+
+
+def _unsplit_answer(unsplit: Unsplit, input_ids: torch.Tensor, new_tokens: int) -> Answer:
+    generated = unsplit.generate(input_ids, new_tokens)
+    return Answer(generated.ttft_s, generated.token_s, generated.tokens, None)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from perfsuite.commands import whole
+from perfsuite.commands import option, whole
 from perfsuite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,36 +17,33 @@ MODEL = "smollm2-135m"
 
 Model = Annotated[
     str,
-    typer.Option(
+    option(
         "--model",
-        metavar="MODEL",
-        help="preset (tiny, llama-1b, llama-3.2-1b, smollm2-135m), Hugging Face directory or .gguf file",
+        "MODEL",
+        "preset (tiny, llama-1b, llama-3.2-1b, smollm2-135m), Hugging Face directory or .gguf file",
     ),
 ]
 Tokens = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--tokens",
-        metavar="TOKENS",
-        parser=whole,
-        help="cut or repeat the prompt to this length (default: its own, 1024 of the shipped passage)",
+        "TOKENS",
+        "cut or repeat the prompt to this length (default: its own, 1024 of the shipped passage)",
+        whole,
     ),
 ]
 Stages = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--stages",
-        metavar="STAGE,STAGE",
-        help="of baseline, shared-memory, fused, bf16, and fused-tcp (default: all but that)",
+        "STAGE,STAGE",
+        "of baseline, shared-memory, fused, bf16, resident, and fused-tcp (default: all but that)",
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        "--threads",
-        metavar="THREADS",
-        parser=whole,
-        help="of each process (default: the runtime's and torch's choice)",
+    option(
+        "--threads", "THREADS", "of each process (default: the runtime's and torch's choice)", whole
     ),
 ]
 

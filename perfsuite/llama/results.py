@@ -1,177 +1,139 @@
-"""The ladder's result: the shape of its JSON, which is also what the table is drawn from."""
+"""The ladder's result: the schema of its JSON, which whatever shows a ladder reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any
 
-from msgspec import Struct, field
-from msgspec.structs import asdict
+from msgspec import Struct, to_builtins
 
 from perfsuite.schema import (
     AtLeastOne,
     Count,
+    FieldError,
     Finite,
+    Interval,
     NotNegative,
     Positive,
-    check_ends,
     read,
-    words,
 )
 
-if TYPE_CHECKING:
-    from perfsuite.machine import Machine
-    from perfsuite.statistics import Estimate
+PHASES = ("serialize", "transport", "device", "deserialize", "trusted")
+
+Phases = Mapping[str, NotNegative]
+"""Seconds of a forward pass by phase; each of ``PHASES`` is there."""
 
 
-class Phases(Struct, frozen=True):
-    """Seconds of a forward pass by phase."""
+class Latency(Struct, frozen=True):
+    """Seconds of one forward pass: the median and its interval."""
 
-    serialize: NotNegative
-    transport: NotNegative
-    device: NotNegative
-    deserialize: NotNegative
-    trusted: NotNegative
-
-
-PHASES = Phases.__struct_fields__
-
-
-class Interval(TypedDict):
-    """The ends of an interval, in the unit of the figure it belongs to."""
-
+    median: Positive
     low: Finite
     high: Finite
 
-
-class Latency(Interval):
-    """Seconds of one forward pass."""
-
-    median: Positive
+    def __post_init__(self) -> None:
+        Interval(self.low, self.high)  # which must be one
 
 
-def interval_of(estimate: Estimate) -> Interval:
-    """Return what is written of an estimate's interval."""
-    return Interval(low=estimate.low, high=estimate.high)
-
-
-class Token(TypedDict):
+class Token(Struct, frozen=True):
     """The token that a contender predicts after the prompt."""
 
-    id: int
-    text: str
+    id: int = 0
+    text: str = ""
 
 
-class UnsplitRow(TypedDict):
+class Generated(Struct, frozen=True, kw_only=True):
+    """Greedy answers of ``new_tokens`` tokens after the same prompt, one per round.
+
+    ``tpot_s`` is the time per output token after the first: over the rounds, the median of each round's median;
+    ``tpot_p95_s`` is the 95th percentile of all of them. ``vs_unsplit`` is the ratio of the medians to those of
+    the unsplit model of the same dtype with its cache, paired by round. What is per token is of each further
+    token: ``phases_s`` in seconds, bytes of tensors that crossed.
+    """
+
+    new_tokens: AtLeastOne
+    ttft_s: Latency
+    tpot_s: Latency
+    tpot_p95_s: Positive
+    tokens_per_s: Positive
+    samples_s: list[Positive] = []
+    tokens: list[int] = []
+    vs_unsplit: Positive | None = None
+    vs_unsplit_interval: Interval | None = None
+    phases_s: Phases | None = None
+    rpc_count_per_token: NotNegative = 0.0
+    bytes_sent_per_token: NotNegative = 0.0
+    bytes_received_per_token: NotNegative = 0.0
+    payload_copies_per_token: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        if self.phases_s is not None:
+            check_phases("phases_s", self.phases_s)
+
+
+class UnsplitRow(Struct, frozen=True):
     """The unsplit model in one dtype."""
 
     latency_s: Latency
-    samples_s: list[float]
-    next_token: Token
+    samples_s: list[Positive] = []
+    next_token: Token = Token()
+    generated: Generated | None = None
 
 
-class StageRow(TypedDict):
+class StageRow(Struct, frozen=True, kw_only=True):
     """One stage.
 
-    ``vs_baseline`` is the speed-up, baseline / stage, and null where the baseline was not run;
-    ``vs_unsplit`` is stage / unsplit of the same dtype. Both are medians of paired ratios.
+    ``vs_baseline`` is the speed-up, baseline / stage, and None where the baseline was not run; ``vs_unsplit`` is
+    stage / unsplit of the same dtype. Both are medians of paired ratios.
     """
 
     name: str
     latency_s: Latency
-    samples_s: list[float]
-    vs_baseline: float | None
-    vs_baseline_interval: Interval | None
-    vs_unsplit: float
-    vs_unsplit_interval: Interval
-    forecast_speedup: float | None
-    rpc_count: int
-    bytes_sent: int
-    bytes_received: int
-    payload_copies: int
-    phases_s: dict[str, float]  # per phase the median over the rounds, in seconds
-    next_token: Token
-    dtype: str
-    worker_sees: str
-    device_name: str
-    threads: int  # of the worker
-    kernels: str
-
-
-class LadderResult(TypedDict):
-    """A whole run."""
-
-    model: str
-    tokens: int
-    prompt: str
-    rounds: int
-    seed: int
-    device: str
-    confidence: float  # of the latency intervals
-    command: str
-    machine: Machine
-    disturbed_runs: Mapping[str, int]  # beside which others used the machine, by contender
-    next_token_agrees: bool
-    unsplit: dict[str, UnsplitRow]
-    stages: list[StageRow]
-
-
-class _UnsplitLatency(Struct, frozen=True):
-    latency_s: Latency
-
-    def __post_init__(self) -> None:
-        _check_interval("latency_s", self.latency_s)
-
-
-class LadderStage(Struct, frozen=True, kw_only=True):
-    """A ``StageRow`` as it is read again, as far as anybody looks at it."""
-
-    name: str
-    latency: Latency = field(name="latency_s")
-    phases_s: Phases
+    samples_s: list[Positive] = []
     vs_baseline: Positive | None = None
     vs_baseline_interval: Interval | None = None
     vs_unsplit: Positive
     vs_unsplit_interval: Interval | None = None
-    forecast: Positive | None = field(default=None, name="forecast_speedup")
+    forecast_speedup: Positive | None = None
     rpc_count: Count
     bytes_sent: Count
     bytes_received: Count
+    payload_copies: Count = 0
+    phases_s: Phases  # per phase the median over the rounds
+    next_token: Token = Token()
+    dtype: str = ""
     worker_sees: str = ""
+    device_name: str = ""
+    threads: int = 0  # of the worker
+    kernels: str = ""
+    generated: Generated | None = None
 
     def __post_init__(self) -> None:
-        _check_interval("latency_s", self.latency)
-        _check_interval("vs_baseline_interval", self.vs_baseline_interval)
-        _check_interval("vs_unsplit_interval", self.vs_unsplit_interval)
-
-    @property
-    def phases(self) -> Mapping[str, float]:
-        """Seconds by phase."""
-        return asdict(self.phases_s)
+        check_phases("phases_s", self.phases_s)
 
 
 class Ladder(Struct, frozen=True, kw_only=True):
-    """A ``LadderResult`` as it is read again."""
+    """A whole run. What an older file lacks has a default."""
 
     model: str
     tokens: AtLeastOne
-    device: str = ""
+    prompt: str = ""
     rounds: AtLeastOne | None = None
+    seed: int = 0
+    device: str = ""
+    confidence: float = 0.0  # of the latency intervals
     command: str = ""
-    fingerprint: dict[str, Any] = field(name="machine")
-    unsplit_rows: dict[str, _UnsplitLatency] = field(name="unsplit")
-    stages: tuple[LadderStage, ...]
+    machine: dict[str, Any]
+    disturbed_runs: Mapping[str, int] = {}  # beside which others used the machine, by contender
+    next_token_agrees: bool = True
+    unsplit: dict[str, UnsplitRow]
+    stages: tuple[StageRow, ...]
 
-    @property
-    def machine(self) -> Mapping[str, str]:
-        """What is known of the machine, for showing."""
-        return words(self.fingerprint)
-
-    @property
-    def unsplit(self) -> Mapping[str, Latency]:
-        """The unsplit model's latencies by dtype."""
-        return {dtype: row.latency_s for dtype, row in self.unsplit_rows.items()}
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` writes."""
+        written: dict[str, Any] = to_builtins(self)
+        return written
 
 
 def read_ladder(path: Path) -> Ladder:
@@ -179,6 +141,8 @@ def read_ladder(path: Path) -> Ladder:
     return read(path, Ladder)
 
 
-def _check_interval(name: str, interval: Interval | None) -> None:
-    if interval is not None:
-        check_ends(name, interval["low"], interval["high"])
+def check_phases(field: str, phases: Phases) -> None:
+    """Raise FieldError unless each phase is there: for a struct's own check."""
+    for phase in PHASES:
+        if phase not in phases:
+            raise FieldError(f"{field}.{phase}", "is missing")

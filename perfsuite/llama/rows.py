@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from perfsuite import statistics
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.forecast import FORECAST
-from perfsuite.llama.results import PHASES, Latency, StageRow, Token, UnsplitRow, interval_of
+from perfsuite.llama.results import PHASES, Latency, StageRow, Token, UnsplitRow
+from perfsuite.schema import Interval
 
 if TYPE_CHECKING:
     from runtime.stages import Stage
@@ -72,9 +73,9 @@ def stage_row(
         latency_s=_latency(forwards),
         samples_s=seconds,
         vs_baseline=vs_baseline.value if vs_baseline else None,
-        vs_baseline_interval=interval_of(vs_baseline) if vs_baseline else None,
+        vs_baseline_interval=Interval.of(vs_baseline) if vs_baseline else None,
         vs_unsplit=vs_unsplit.value,
-        vs_unsplit_interval=interval_of(vs_unsplit),
+        vs_unsplit_interval=Interval.of(vs_unsplit),
         forecast_speedup=forecast.speedup if forecast else None,
         rpc_count=budgets["rpc_count"],
         bytes_sent=budgets["bytes_sent"],

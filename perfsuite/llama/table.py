@@ -1,74 +1,52 @@
-"""The ladder as text for a terminal or a log, at most WIDTH columns wide."""
+"""The ladder as blocks: the same for a terminal, for Markdown and for a page."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from perfsuite import statistics
 from perfsuite.llama.neighbours import told
-from perfsuite.llama.results import PHASES, Interval, LadderResult, Latency, StageRow, Token
+from perfsuite.llama.results import PHASES, Ladder, Latency, StageRow
 from perfsuite.llama.rows import unsplit_name
-
-if TYPE_CHECKING:
-    pass
-
-WIDTH = 100
-BAR_CELLS = 30
-# Told apart by their texture where there are no colours.
-GLYPHS = {"serialize": "░", "transport": "▒", "device": "█", "deserialize": "▓", "trusted": "·"}
-ASCII_GLYPHS = dict(zip(GLYPHS, "-=#+.", strict=True))
-STYLES = {
-    "serialize": "yellow",
-    "transport": "red",
-    "device": "green",
-    "deserialize": "magenta",
-    "trusted": "blue",
-}
-MISSING = "-"
+from perfsuite.render.blocks import MISSING, Block, Column, Heading, Note, Row, Shares, Table
+from perfsuite.schema import Interval
+from perfsuite.units import brief_seconds, counted
 
 
-def print_ladder(result: LadderResult, console: Console | None = None) -> None:
-    """Print ``result`` on stdout, or on ``console``: no line is wider than WIDTH columns."""
-    console = console or Console(markup=False, emoji=False, highlight=False)
-    glyphs = ASCII_GLYPHS if console.options.ascii_only else GLYPHS
-    print_plain(render_ladder(result, glyphs), console, WIDTH)
+def ladder_blocks(ladder: Ladder) -> Iterator[Block]:
+    """Yield the whole ladder."""
+    yield Heading(heading(ladder))
+    yield latencies(ladder)
+    yield phases(ladder)
+    if any(row.generated for row in ladder.stages):
+        yield generation(ladder)
+        yield token_phases(ladder)
+    yield meaning(ladder)
+    yield from _notes(ladder)
 
 
-def print_plain(content: RenderableType, console: Console | None, width: int) -> None:
-    """Print ``content`` on stdout, or on ``console``: no line is wider than ``width`` columns."""
-    console = console or Console(markup=False, emoji=False, highlight=False)
-    # What is not a terminal has no width of its own; rich would assume 80.
-    console.width = min(width, console.width) if console.is_terminal else width
-    if console.is_terminal:
-        console.print(content)
-        return
-    with console.capture() as capture:
-        console.print(content)
-    # A table fills its lines with spaces, which nobody wants in a log or a document.
-    console.print(Text("\n".join(line.rstrip() for line in capture.get().splitlines())))
-
-
-def render_ladder(result: LadderResult, glyphs: Mapping[str, str] = GLYPHS) -> RenderableType:
-    """The whole ladder, for a rich console; ``glyphs`` fill the bars, one per phase."""
-    gap = Text()
-    tables = (_latencies(result), gap, _phases(result, glyphs), gap, _meaning(result), gap)
-    return Group(_heading(result), gap, *tables, *_notes(result))
+def heading(ladder: Ladder) -> str:
+    """Say in a line what was run."""
+    tokens = f"{ladder.tokens:,} tokens"
+    words = [
+        ladder.model,
+        f"{tokens} ({ladder.prompt})" if ladder.prompt else tokens,
+        ladder.device,
+    ]
+    if ladder.rounds:
+        words.append("1 round" if ladder.rounds == 1 else f"{ladder.rounds} interleaved rounds")
+    return ", ".join(word for word in words if word)
 
 
 def format_latency(latency: Latency, *, interval: bool = True) -> str:
     """``1.89 [1.85, 1.90] s``: three significant digits of the median; below 1 s in ms."""
-    unit, scale = ("s", 1.0) if latency["median"] >= 1.0 else ("ms", 1e3)
-    digits = _decimals(latency["median"] * scale)
-    median, low, high = (latency[key] * scale for key in ("median", "low", "high"))
-    if not interval:
-        return f"{median:.{digits}f} {unit}"
-    return f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {unit}"
+    unit, scale = ("s", 1.0) if latency.median >= 1.0 else ("ms", 1e3)
+    digits = _decimals(latency.median * scale)
+    median, low, high = (
+        f"{value * scale:.{digits}f}" for value in (latency.median, latency.low, latency.high)
+    )
+    return f"{median} [{low}, {high}] {unit}" if interval else f"{median} {unit}"
 
 
 def format_ratio(
@@ -78,13 +56,13 @@ def format_ratio(
 
     Of no more than one round (not ``several``) there is no interval.
     """
-    if value is None or interval is None:
+    if value is None:
         return MISSING
     digits = 2 if value < 10 else 1
-    low, high = interval["low"], interval["high"]
-    if not several:
-        return f"{value:.{digits}f}{unit}"
-    return f"{value:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+    shown = f"{value:.{digits}f}{unit}"
+    if interval is None or not several:
+        return shown
+    return f"{shown} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
 def format_bytes(count: int) -> str:
@@ -101,140 +79,163 @@ def _decimals(value: float) -> int:
     return min(6, max(0, 2 - math.floor(math.log10(value)))) if value > 0 else 0
 
 
-def _heading(result: LadderResult) -> Text:
-    return Text(
-        f"{result['model']}, {result['tokens']:,} tokens ({result['prompt']}), "
-        f"{result['device']}, {result['rounds']} interleaved rounds"
+def latencies(ladder: Ladder) -> Table:
+    """Return latency, ratios and traffic of each stage, and of the unsplit model."""
+    several = ladder.rounds != 1
+    heads = ("latency", "speed-up\nover baseline", "over unsplit,\nsame dtype", "RPCs", "sent",
+             "received")  # fmt: skip
+    rows = [
+        Row(
+            (
+                row.name,
+                format_latency(row.latency_s, interval=several),
+                MISSING if row.vs_baseline is None else f"{row.vs_baseline:.1f}x",
+                format_ratio(row.vs_unsplit, row.vs_unsplit_interval, several=several),
+                str(row.rpc_count),
+                format_bytes(row.bytes_sent),
+                format_bytes(row.bytes_received),
+            )
+        )
+        for row in ladder.stages
+    ]
+    for dtype, unsplit in ladder.unsplit.items():
+        latency = format_latency(unsplit.latency_s, interval=several)
+        rows.append(Row((unsplit_name(dtype), latency, *[""] * 5), "dim"))
+    columns = [Column("stage"), *(Column(head, figures=True) for head in heads)]
+    return Table(
+        columns, rows, "Latency, traffic, and ratios to the baseline and the unsplit model."
     )
 
 
-def _latencies(result: LadderResult) -> Table:
-    several = result["rounds"] > 1
-    table = plain_table()
-    table.add_column("stage", no_wrap=True)
-    for title in ("latency", "speed-up\nover baseline", "over unsplit,\nsame dtype",
-                  "RPCs", "sent", "received"):  # fmt: skip
-        table.add_column(title, justify="right")
-    for row in result["stages"]:
-        table.add_row(
-            row["name"],
-            format_latency(row["latency_s"], interval=several),
-            MISSING if row["vs_baseline"] is None else f"{row['vs_baseline']:.1f}x",
-            format_ratio(row["vs_unsplit"], row["vs_unsplit_interval"], several=several),
-            str(row["rpc_count"]),
-            format_bytes(row["bytes_sent"]),
-            format_bytes(row["bytes_received"]),
+def phases(ladder: Ladder) -> Shares:
+    """Return what part of its time each stage spends where."""
+    return Shares("where the time goes", PHASES, {row.name: row.phases_s for row in ladder.stages})
+
+
+def generation(ladder: Ladder) -> Table:
+    """Return times to the first and to each further token of each stage, and of the unsplit model."""
+    several = ladder.rounds != 1
+    heads = ("to first token", "per further token", "95th\npercentile", "tokens/s",
+             "per token over\nunsplit, same dtype", "RPCs\na token", "sent\na token", "received\na token")  # fmt: skip
+    rows = []
+    named = [(row.name, row.generated) for row in ladder.stages]
+    named += [(unsplit_name(dtype), row.generated) for dtype, row in ladder.unsplit.items()]
+    for name, made in named:
+        if made is None:
+            continue
+        cells = [
+            name,
+            format_latency(made.ttft_s, interval=several),
+            format_latency(made.tpot_s, interval=several),
+            brief_seconds(made.tpot_p95_s),
+            f"{made.tokens_per_s:.1f}",
+        ]
+        if made.vs_unsplit is None:
+            cells += [""] * 4
+        else:
+            cells += [
+                format_ratio(made.vs_unsplit, made.vs_unsplit_interval, several=several),
+                f"{made.rpc_count_per_token:g}",
+                format_bytes(round(made.bytes_sent_per_token)),
+                format_bytes(round(made.bytes_received_per_token)),
+            ]
+        rows.append(Row(tuple(cells), "dim" if made.vs_unsplit is None else ""))
+    columns = [Column("stage"), *(Column(head, figures=True) for head in heads)]
+    return Table(
+        columns, rows, "Generation: greedy answers, with the cache where the stage puts it."
+    )
+
+
+def token_phases(ladder: Ladder) -> Shares:
+    """Return what part of a further token's time each stage spends where."""
+    parts = {
+        row.name: row.generated.phases_s
+        for row in ladder.stages
+        if row.generated and row.generated.phases_s
+    }
+    return Shares("where the time of a further token goes", PHASES, parts)
+
+
+def meaning(ladder: Ladder) -> Table:
+    """Return what each stage brought beside what it was to bring, and what it costs in trust."""
+    several = ladder.rounds != 1
+    columns = [
+        Column("stage"),
+        Column("speed-up,\nmeasured", figures=True),
+        Column("speed-up,\nforecast", figures=True),
+        Column("next\ntoken", room=14),
+        Column("the worker sees, in clear"),
+    ]
+    rows = [
+        Row(
+            (
+                row.name,
+                format_ratio(row.vs_baseline, row.vs_baseline_interval, "x", several=several),
+                forecast(row),
+                repr(row.next_token.text),  # quoted, so that a space or a line's end can be seen
+                row.worker_sees,
+            )
         )
-    for dtype, unsplit in result["unsplit"].items():
-        latency = format_latency(unsplit["latency_s"], interval=several)
-        table.add_row(unsplit_name(dtype), latency, style="dim")
-    return table
+        for row in ladder.stages
+    ]
+    for dtype, unsplit in ladder.unsplit.items():
+        token = repr(unsplit.next_token.text)
+        rows.append(Row((unsplit_name(dtype), "", "", token, "not split"), "dim"))
+    return Table(columns, rows, "What each stage brought, and what the worker sees.")
 
 
-def _phases(result: LadderResult, glyphs: Mapping[str, str]) -> Table:
-    """A stacked bar per stage; the titles of the percentages are its legend."""
-    table = plain_table()
-    table.add_column("stage", no_wrap=True)
-    table.add_column("where the time goes", no_wrap=True)
-    for phase in PHASES:
-        title = Text.assemble((glyphs[phase], STYLES[phase]), f"\n{phase}")
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in result["stages"]:
-        seconds = [row["phases_s"][phase] for phase in PHASES]
-        total = sum(seconds) or 1.0
-        percentages = [f"{value / total:.1%}" for value in seconds]
-        table.add_row(row["name"], _bar(seconds, glyphs), *percentages)
-    return table
+def forecast(row: StageRow) -> str:
+    """Return the speed-up that the analysis forecast; a dash where it said nothing."""
+    return MISSING if row.forecast_speedup is None else f"{row.forecast_speedup:g}x"
 
 
-def _bar(seconds: Sequence[float], glyphs: Mapping[str, str]) -> Text:
-    counts = statistics.shares(seconds, BAR_CELLS)
-    parts = zip(PHASES, counts, strict=True)
-    return Text.assemble(*((glyphs[phase] * count, STYLES[phase]) for phase, count in parts))
-
-
-def _meaning(result: LadderResult) -> Table:
-    table = plain_table()
-    table.add_column("stage", no_wrap=True)
-    table.add_column("speed-up,\nmeasured", justify="right")
-    table.add_column("speed-up,\nforecast", justify="right")
-    table.add_column("next\ntoken", max_width=14)
-    table.add_column("the worker sees, in clear")
-    for row in result["stages"]:
-        forecast = row["forecast_speedup"]
-        table.add_row(
-            row["name"],
-            format_ratio(
-                row["vs_baseline"],
-                row["vs_baseline_interval"],
-                "x",
-                several=result["rounds"] > 1,
-            ),
-            MISSING if forecast is None else f"{forecast:g}x",
-            _token(row["next_token"]),
-            row["worker_sees"],
-        )
-    for dtype, unsplit in result["unsplit"].items():
-        table.add_row(
-            unsplit_name(dtype), "", "", _token(unsplit["next_token"]), "not split", style="dim"
-        )
-    return table
-
-
-def _notes(result: LadderResult) -> list[Text]:
+def _notes(ladder: Ladder) -> Iterator[Note]:
     agreement = "all contenders agree"
-    if not result["next_token_agrees"]:
+    if not ladder.next_token_agrees:
         agreement = "the contenders do NOT all agree (bfloat16 may decide a close call otherwise)"
-    notes = {
-        "next token": agreement,
-        **_intervals(result),
-        "forecast": "of the analysis, for a model of its own; never measured, kept to be judged",
-        "kernels": _kernels(result["stages"]),
-        "machine": format_machine(result["machine"]),
-    }
-    if result["disturbed_runs"]:
-        contenders = len(result["stages"]) + len(result["unsplit"])
-        notes["busy"] = told(result["disturbed_runs"], contenders * result["rounds"])
-    return [Text.assemble((f"{title}: ", "bold"), note) for title, note in notes.items()]
-
-
-def _intervals(result: LadderResult) -> dict[str, str]:
-    if result["rounds"] == 1:
-        return {"latency": "one round, so no interval is known"}
-    return {
-        "latency": f"median [{result['confidence']:.1%} interval, order statistics]",
-        "ratios": "median of the rounds' ratios [95% interval, bootstrap over rounds]",
-    }
+    yield Note(agreement, "next token")
+    generated = [row.generated for row in ladder.stages]
+    generated += [unsplit.generated for unsplit in ladder.unsplit.values()]
+    made = [one for one in generated if one]
+    if made:
+        same = len({tuple(one.tokens) for one in made}) == 1
+        words = (
+            "all say the same" if same else "not all say the same (bfloat16 may decide otherwise)"
+        )
+        yield Note(f"{made[0].new_tokens} tokens each; {words}", "answers")
+    if ladder.rounds == 1:
+        yield Note("one round, so no interval is known", "latency")
+    elif ladder.confidence:
+        yield Note(f"median [{ladder.confidence:.1%} interval, order statistics]", "latency")
+        ratios = "median of the rounds' ratios [95% interval, bootstrap over rounds]"
+        yield Note(ratios, "ratios")
+    words = "of the analysis, for a model of its own; never measured, kept to be judged"
+    yield Note(words, "forecast")
+    yield Note(_kernels(ladder.stages), "kernels")
+    yield Note(format_machine(ladder.machine), "machine")
+    if ladder.disturbed_runs:
+        benchmarks = len(ladder.stages) + len(ladder.unsplit) + len(made)
+        yield Note(told(ladder.disturbed_runs, benchmarks * (ladder.rounds or 1)), "busy")
 
 
 def _kernels(rows: Sequence[StageRow]) -> str:
     """What computes on the worker, each kind once with the stages that it serves."""
     stages: dict[str, list[str]] = {}
     for row in rows:
-        served = f"{row['kernels']}, {row['threads']} threads on {row['device_name']}"
-        stages.setdefault(served, []).append(row["name"])
+        served = f"{row.kernels}, {counted(row.threads, 'thread')} on {row.device_name}"
+        stages.setdefault(served, []).append(row.name)
     return "; ".join(f"{', '.join(names)}: {kernels}" for kernels, names in stages.items())
 
 
 def format_machine(machine: Mapping[str, object]) -> str:
     """Describe a machine by what is known of it."""
-    words = {name: word for name, word in machine.items() if word}
+    words: dict[str, Any] = {name: word for name, word in machine.items() if word}
     gpu = (
         f"{words['gpu']} (driver {words.get('driver', 'unknown')})" if "gpu" in words else "no GPU"
     )
     parts = [str(words.get("cpu", "unknown processor"))]
-    parts += [f"{words[name]} {name}" for name in ("cores", "threads") if name in words]
+    parts += [counted(words[name], name[:-1]) for name in ("cores", "threads") if name in words]
     parts.append(gpu)
     titles = {"torch": "torch", "python": "Python", "kernel": "Linux"}
     parts += [f"{title} {words[name]}" for name, title in titles.items() if name in words]
     return ", ".join(parts)
-
-
-def _token(token: Token) -> str:
-    """Quoted, so that a space or a line's end can be seen."""
-    return repr(token["text"])
-
-
-def plain_table(gap: int = 2) -> Table:
-    """Return a table of columns without lines, ``gap`` characters apart."""
-    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")

@@ -6,6 +6,8 @@ parent, however that ends: the socket closes then.
 
     -> {"input_ids": [[1, 2, 3]], "logits": false}
     <- {"seconds": 0.01, "next_token": 42, "logits": null}    or {"error": "..."}
+    -> {"input_ids": [[1, 2, 3]], "generate": 3}
+    <- {"ttft_s": 0.01, "token_s": [0.01, 0.01], "tokens": [42, 43, 44]}
 """
 
 from __future__ import annotations
@@ -53,6 +55,15 @@ class UnsplitForward:
     seconds: float
     next_token: int
     logits: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class UnsplitAnswer:
+    """One greedy answer with the model's cache: seconds to its first token and to each further one."""
+
+    ttft_s: float
+    token_s: list[float]
+    tokens: list[int]
 
 
 class Unsplit:
@@ -113,6 +124,18 @@ class Unsplit:
             next_token=answer["next_token"],
             logits=torch.tensor(answer["logits"]) if logits else None,
         )
+
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        new_tokens: int,
+        *,
+        timeout_s: float = FORWARD_TIMEOUT_S,
+    ) -> UnsplitAnswer:
+        """Continue ``input_ids`` (1, tokens) greedily by ``new_tokens``, whatever they are."""
+        self.wait_until_ready()
+        request = {"input_ids": input_ids.tolist(), "generate": new_tokens}
+        return UnsplitAnswer(**self._program.ask(request, timeout_s))
 
     def close(self) -> None:
         """End the process and wait for it. May be called twice."""
@@ -187,7 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _forward(model: Callable[..., Any], request: dict[str, Any], device: str) -> dict[str, Any]:
-    seconds, logits = timed_forward(model, torch.tensor(request["input_ids"], device=device))
+    input_ids = torch.tensor(request["input_ids"], device=device)
+    if "generate" in request:
+        return timed_answer(model, input_ids, request["generate"])
+    seconds, logits = timed_forward(model, input_ids)
     return {
         "seconds": seconds,
         "next_token": int(logits[0].argmax()),
@@ -204,6 +230,24 @@ def timed_forward(model: Callable[..., Any], input_ids: torch.Tensor) -> tuple[f
         logits = output.logits[:, -1].float().cpu()
         seconds = time.perf_counter() - started
     return seconds, logits
+
+
+def timed_answer(
+    model: Callable[..., Any], input_ids: torch.Tensor, new_tokens: int
+) -> dict[str, Any]:
+    """Return what ``UnsplitAnswer`` holds, for ``input_ids`` (1, tokens)."""
+    tokens: list[int] = []
+    seconds: list[float] = []
+    cache, fed = None, input_ids
+    with collector_paused(), torch.inference_mode():
+        for _ in range(new_tokens):
+            started = time.perf_counter()
+            output = model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            token = int(output.logits[0, -1].argmax())  # waits for any device
+            seconds.append(time.perf_counter() - started)
+            cache, fed = output.past_key_values, input_ids.new_tensor([[token]])
+            tokens.append(token)
+    return {"ttft_s": seconds[0], "token_s": seconds[1:], "tokens": tokens}
 
 
 def _read_requests(lines: Lines, requests: SimpleQueue[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What a forward pass computes, in closed form: each operation with its FLOPs and bytes, from the configuration alone.
+"""What a forward pass consists of: operations, each with its FLOPs and bytes in closed form.
 
 An operation is what is timed on its own: a matrix product, a softmax, a copy. Its shape is all that its
 FLOPs and its bytes depend on; bytes are those that it must read and write once.
@@ -6,7 +6,7 @@ FLOPs and its bytes depend on; bytes are those that it must read and write once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
@@ -14,9 +14,6 @@ from typing import Literal
 
 import torch
 
-from runtime.checkpoints import ModelConfig
-from runtime.operations import linear_shapes
-from runtime.stages import Stage
 from runtime.transports.registry import TRANSPORTS
 
 Side = Literal["device", "trusted"]
@@ -36,14 +33,16 @@ class Operation:
     =================  =============================================================
     linear             (rows, inner, columns): x weight^T; linear_residual adds to a sum
     scores, weighted   (matrices, rows, inner, columns): Q K^T, attention weights V
-    attention          (heads, key/value heads, tokens, head size), causal, fused
+    attention          (heads, key/value heads, queries, keys, head size), causal, fused
     lm_head            (prompts, inner, vocabulary)
     embedding          (tokens, features)
-    softmax            (heads, tokens): causal, over tokens x tokens
+    softmax            (heads, queries, keys): causal
     rotate, rope       (heads turned, tokens, head size)
     split/join_heads   (heads, tokens, head size)
     all others         (rows, features)
     =================  =============================================================
+
+    Queries are the last of the positions that have keys: as many in a prompt, one in a step of generation.
     """
 
     side: Side
@@ -79,30 +78,6 @@ class Operation:
         return self.flops or self.bytes
 
 
-def operations(
-    config: ModelConfig, stage: Stage, tokens: int, memory: Memory | None = None
-) -> tuple[Operation, ...]:
-    """List the operations of a forward pass of ``stage`` over one prompt, in the order in which they run first.
-
-    ``memory`` is that of the stage's own transport unless it is given.
-    """
-    memory = memory or memory_of(stage.transport)
-    device = _layer_at_once if stage.granularity == "layer" else _layer_by_operations
-    layers = config.num_layers
-    found = [
-        ("trusted", "embedding", "token_ids", (1, tokens), 1),
-        ("device", "embedding", "embedding", (tokens, config.hidden_size), 1),
-        *((*operation, times * layers) for *operation, times in device(config, stage, tokens)),
-        ("trusted", "lm_head", "rms_norm", (1, config.hidden_size), 1),
-        ("device", "lm_head", "lm_head", (1, config.hidden_size, config.vocab_size), 1),
-        ("trusted", "lm_head", "logits", (1, config.vocab_size), 1),
-    ]
-    return tuple(
-        Operation(side, call, kind, shape, stage.dtype, memory, times)  # type: ignore[arg-type]
-        for side, call, kind, shape, times in found
-    )
-
-
 def memory_of(transport: str) -> Memory:
     """Return where tensors lie that cross by ``transport`` or by one of its roads."""
     shared = any(
@@ -110,61 +85,6 @@ def memory_of(transport: str) -> Memory:
         for row in TRANSPORTS.values()
     )
     return "arena" if shared else "private"
-
-
-Row = tuple[str, str, str, Shape, int]
-
-
-def _layer_by_operations(config: ModelConfig, stage: Stage, tokens: int) -> Iterator[Row]:
-    heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
-    hidden, inner = (tokens, config.hidden_size), (tokens, config.intermediate_size)
-    matrices, rows = kv_heads, heads // kv_heads * tokens
-    linears = linear_shapes(config)
-
-    def batch_linear(*modules: str) -> Iterator[Row]:
-        yield "device", "batch_linear", "activation", (tokens, linears[modules[0]][0]), 1
-        for module in modules:
-            yield "device", "batch_linear", "linear", (tokens, *linears[module]), 1
-
-    yield "trusted", "batch_linear", "rms_norm", hidden, 1
-    yield from batch_linear("q_proj", "k_proj", "v_proj")
-    yield "trusted", "matmul", "rope", (heads, tokens, size), 1
-    yield "trusted", "matmul", "rope", (kv_heads, tokens, size), 1
-    yield "trusted", "matmul", "split_heads", (kv_heads, tokens, size), 1
-    yield "device", "matmul", "scores", (matrices, rows, size, tokens), 1
-    yield "trusted", "matmul", "softmax", (heads, tokens), 1
-    yield "device", "matmul", "weighted", (matrices, rows, tokens, size), 1
-    yield "trusted", "batch_linear", "join_heads", (heads, tokens, size), 1
-    yield from batch_linear("o_proj")
-    yield "trusted", "batch_linear", "add", hidden, 1
-    yield "trusted", "batch_linear", "rms_norm", hidden, 1
-    yield from batch_linear("gate_proj", "up_proj")
-    yield "trusted", "batch_linear", "silu_mul", inner, 1
-    yield from batch_linear("down_proj")
-    yield "trusted", "batch_linear", "add_in_place", hidden, 1
-
-
-def _layer_at_once(config: ModelConfig, stage: Stage, tokens: int) -> Iterator[Row]:
-    heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query = heads * size
-    rows: list[tuple[str, Shape]] = [
-        ("normed", (tokens, hidden)),
-        ("linear", (tokens, hidden, query + 2 * kv_heads * size)),
-        ("rotate", (heads + kv_heads, tokens, size)),
-        ("attention", (heads, kv_heads, tokens, size)),
-        ("join_heads", (heads, tokens, size)),
-        ("activation", (tokens, query)),
-        ("linear_residual", (tokens, query, hidden)),
-        ("normed", (tokens, hidden)),
-        ("linear", (tokens, hidden, 2 * inner)),
-        ("gated", (tokens, inner)),
-        ("linear_residual", (tokens, inner, hidden)),
-    ]
-    if stage.dtype != "float32":
-        rows.append(("recall", (tokens, hidden)))
-    for kind, shape in rows:
-        yield "device", "fused_layer", kind, shape, 1
 
 
 def _product(rows: int, inner: int, columns: int) -> int:
@@ -175,9 +95,10 @@ def _products(matrices: int, rows: int, inner: int, columns: int) -> int:
     return matrices * _product(rows, inner, columns)
 
 
-def _causal_attention(heads: int, kv_heads: int, tokens: int, size: int) -> int:
-    # Two products over the lower triangle, its diagonal included.
-    return 2 * heads * tokens * (tokens + 1) * size
+def _causal_attention(heads: int, kv_heads: int, queries: int, keys: int, size: int) -> int:
+    # Two products over what a query may see: all keys before the queries', and of those up to its own.
+    seen = queries * (keys - queries) + queries * (queries + 1) // 2
+    return 4 * heads * seen * size
 
 
 def _no_flops(*shape: int) -> int:
@@ -216,8 +137,9 @@ _ELEMENTS: Mapping[str, Form] = MappingProxyType(
         "lm_head": _operands,
         "scores": lambda matrices, *shape: matrices * _operands(*shape),
         "weighted": lambda matrices, *shape: matrices * _operands(*shape),
-        "attention": lambda heads, kv_heads, tokens, size: 2 * (heads + kv_heads) * tokens * size,
-        "softmax": lambda heads, tokens: 2 * heads * tokens**2,
+        "attention": lambda heads, kv_heads, queries, keys, size: (
+            2 * (heads * queries + kv_heads * keys) * size
+        ),
         "add": lambda rows, features: 3 * rows * features,
         "add_in_place": lambda rows, features: 3 * rows * features,
         "silu_mul": lambda rows, features: 3 * rows * features,

@@ -123,7 +123,11 @@ class Server(Program):
             "path": list(target.path),
             "fork": target.fork,
         }
-        self.send({"start": start})
+        try:
+            self.send({"start": start})
+        except BaseException:  # it has ended already, and nobody else will close what is open
+            self.close()
+            raise
 
     @property
     def nodes(self) -> list[str]:

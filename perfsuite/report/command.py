@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perfsuite.commands import application, command_line
+from perfsuite.commands import application, command_line, option
 from perfsuite.errors import UsageError
-from perfsuite.files import check_writable, write_text
+from perfsuite.files import check_outputs, write_text
 from perfsuite.history.command import AcceptedFile, known_of, read_stories
 
 if TYPE_CHECKING:
@@ -30,35 +30,37 @@ def run(
     context: typer.Context,
     ladder_file: Annotated[
         Path | None,
-        typer.Option("--ladder", metavar="FILE", help="what perfsuite ladder --json wrote"),
+        option("--ladder", "FILE", "what perfsuite ladder --json wrote"),
     ] = None,
     diagnosis_file: Annotated[
         Path | None,
-        typer.Option("--diagnose", metavar="FILE", help="what perfsuite diagnose --json wrote"),
+        option("--diagnose", "FILE", "what perfsuite diagnose --json wrote"),
     ] = None,
     gate_file: Annotated[
         Path | None,
-        typer.Option("--gate", metavar="FILE", help="what pytest --perf-report wrote"),
+        option("--gate", "FILE", "what pytest --perf-report wrote"),
     ] = None,
     storage: Annotated[
         Path | None,
-        typer.Option("--storage", metavar="FOLDER", help="folder of stored runs, for the history"),
+        option("--storage", "FOLDER", "folder of stored runs, for the history"),
     ] = None,
     accepted: AcceptedFile = None,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="the page")] = OUTPUT,
+    output: Annotated[Path, option("--output", "FILE", "the page")] = OUTPUT,
     markdown: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--markdown",
-            metavar="FILE",
-            help="write the ladder there as Markdown too, for a step summary or a comment; - is stdout",
+            "FILE",
+            "write the ladder there as Markdown too, for a step summary or a comment; - is stdout",
         ),
     ] = None,
 ) -> int:
     """Read, render, write. Raises UsageError."""
-    from perfsuite.report.diagnosis import read_diagnosis
-    from perfsuite.report.inputs import read_gate, read_ladder
-    from perfsuite.report.markdown import ladder_markdown
+    from perfsuite.llama.diagnosis.result import read_diagnosis
+    from perfsuite.llama.results import read_ladder
+    from perfsuite.llama.table import ladder_blocks
+    from perfsuite.render.markdown import markdown as as_markdown
+    from perfsuite.report.inputs import read_gate
     from perfsuite.report.page import Inputs, render
 
     if all(path is None for path in (ladder_file, diagnosis_file, gate_file, storage)):
@@ -66,9 +68,7 @@ def run(
     if markdown is not None and ladder_file is None:
         raise UsageError("--markdown: needs --ladder")
     to_stdout = markdown == Path("-")
-    check_writable(output, option="--output")
-    if markdown is not None and not to_stdout:
-        check_writable(markdown, option="--markdown")
+    check_outputs({"--output": output, "--markdown": None if to_stdout else markdown})
     ladder = read_ladder(ladder_file) if ladder_file else None
     diagnosis = read_diagnosis(diagnosis_file) if diagnosis_file else None
     gate = read_gate(gate_file) if gate_file else None
@@ -82,7 +82,7 @@ def run(
     inputs = Inputs(command_line(context), ladder, diagnosis, gate, stories, place, unreadable)
     write_text(output, render(inputs), option="--output ")
     if ladder is not None and markdown is not None:
-        text = ladder_markdown(ladder)
+        text = as_markdown(ladder_blocks(ladder))
         if to_stdout:
             print(text, end="")
         else:

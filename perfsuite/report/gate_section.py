@@ -2,86 +2,88 @@
 
 from __future__ import annotations
 
-from perfsuite.charts import Entry, IntervalRow, Words, intervals
-from perfsuite.report.inputs import GateReport, Subject
-from perfsuite.report.parts import MISSING, Figure, Section, Table
+from collections.abc import Sequence
 
-_COLOURS = {"regression": "bad", "pass": "good", "inconclusive": "unsure", "improved": "better"}
+from perfsuite.charts import Entry, IntervalRow, Words, intervals
+from perfsuite.gate.reported import Subject
+from perfsuite.gate.views import TONES, blocks
+from perfsuite.render.blocks import Column, Row, Table
+from perfsuite.report.inputs import GateReport
+from perfsuite.report.parts import Figure, Section
+from perfsuite.statistics import Estimate
+from perfsuite.units import change
+
+_COLOURS = {"good": "good", "better": "better", "bad": "bad", "unsure": "unsure"}
+"""Of the tones that are colours of a chart."""
 
 
 def gate_section(report: GateReport) -> Section | None:
     """The last run of the gate; None where nothing was gated."""
     if not report.subjects:
         return None
-    judged = [one for one in report.subjects if one.change is not None and one.interval is not None]
+    judged = [(one, one.change) for one in report.subjects if one.change is not None]
     caption = "Change against the stored baseline with its interval; the band is what noise may do."
+    table, *notes = blocks(report.subjects)
     return Section(
         "verdicts",
         "Verdicts",
         "Verdicts",
-        tables=[_table(report)],
-        figures=[Figure(_chart(judged), caption, report.command)] if judged else [],
+        blocks=[table, *notes],
+        figures=[Figure(_chart(judged), caption, report.command, _samples(report.subjects))]
+        if judged
+        else [],
     )
 
 
-def _chart(subjects: list[Subject]) -> str:
-    present = dict.fromkeys(one.verdict for one in subjects)
-    told = "; ".join(f"{one.name}: {one.verdict}, {_change(one)}" for one in subjects)
+def _chart(judged: Sequence[tuple[Subject, Estimate]]) -> str:
+    present = {one.verdict: _colour(one) for one, _ in judged}
+    # As many digits as tell the axis' figures apart.
+    ends = [end for _, found in judged for end in (found.low, found.high, 1.0)]
+    digits = 0 if max(ends) - min(ends) > 0.05 else 1 if max(ends) - min(ends) > 0.005 else 2
+    told = "; ".join(f"{one.name}: {one.verdict}, {change(found)}" for one, found in judged)
     return intervals(
-        [_row(one) for one in subjects],
+        [_row(one, found) for one, found in judged],
         Words("verdicts-chart", "Change against the baseline", told),
-        unit="change of the ratio to the yardstick",
-        form=lambda value: f"{value - 1:+.0%}",
+        unit="change of the ratio to the reference",
+        form=lambda value: f"{value - 1:+.{digits}%}",
         zero=1.0,
         key=[
-            *(Entry(_COLOURS.get(verdict, "six"), verdict) for verdict in present),
+            *(Entry(colour, verdict) for verdict, colour in present.items()),
             Entry("rule", "margin"),
         ],
     )
 
 
-def _row(one: Subject) -> IntervalRow:
-    value = one.change or 1.0
-    low, high = one.interval or (value, value)
+def _colour(one: Subject) -> str:
+    return _COLOURS.get(TONES.get(one.verdict, "unsure"), "six")
+
+
+def _row(one: Subject, found: Estimate) -> IntervalRow:
     band = (1 / (1 + one.margin), 1 + one.margin) if one.margin is not None else None
-    colour = _COLOURS.get(one.verdict, "six")
-    return IntervalRow(
-        one.name, value, low, high, colour, f"{one.verdict}, {value - 1:+.1%}", band=band
-    )
+    note = f"{one.verdict}, {found.value - 1:+.1%}"
+    return IntervalRow(one.name, found.value, found.low, found.high, _colour(one), note, band=band)
 
 
-def _table(report: GateReport) -> Table:
+def _samples(subjects: Sequence[Subject]) -> Table:
+    """What each verdict rests on."""
+    heads = ("processes", "looks", "rounds left out")
     return Table(
-        "One row per gated subject",
-        (
-            "subject",
-            "verdict",
-            "latency",
-            "over its yardstick",
-            "change",
-            "margin",
-            "processes",
-            "why",
-        ),
         [
-            (
-                one.name,
-                one.verdict,
-                MISSING if one.latency_ms is None else f"{one.latency_ms:.4g} ms",
-                MISSING if one.ratio is None else f"{one.ratio:.3f}",
-                _change(one),
-                MISSING if one.margin is None else f"{one.margin:.1%}",
-                str(one.processes or MISSING),
-                one.reason + (f"; grew most: {one.grew_most}" if one.grew_most else ""),
-            )
-            for one in report.subjects
+            Column("benchmark"),
+            *(Column(head, figures=True) for head in heads),
+            Column("grew most"),
+            Column("why"),
         ],
-        frozenset({2, 3, 4, 5, 6}),
+        [
+            Row(
+                (
+                    one.name,
+                    *map(str, (one.processes, one.looks, one.disturbed_rounds)),
+                    one.grew_most or "",
+                    one.reason,
+                )
+            )
+            for one in subjects
+        ],
+        "What each verdict rests on",
     )
-
-
-def _change(one: Subject) -> str:
-    if one.change is None or one.interval is None:
-        return MISSING
-    low, high = one.interval
-    return f"{one.change - 1:+.1%} [{low - 1:+.1%}, {high - 1:+.1%}]"

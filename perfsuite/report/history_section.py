@@ -7,8 +7,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from perfsuite.history.chart import describe, story_chart
-from perfsuite.history.trend import change_text, format_value, short
-from perfsuite.report.parts import Figure, Section, Table
+from perfsuite.history.trend import change_text, format_value, short, tone
+from perfsuite.render.blocks import Block, Column, Note, Row, Table, columns
+from perfsuite.report.parts import Figure, Section
+from perfsuite.units import counted
 
 if TYPE_CHECKING:
     from perfsuite.history.explaining import Story
@@ -28,12 +30,14 @@ def history_section(stories: Sequence[Story], command: str) -> Section | None:
         "A line is the level, the band around it what noise does to 95% of the runs, a dashed mark a "
         "change of level. Changes are for reading: the gate alone decides."
     )
+    shown: list[Block] = [Note(note)]
+    if any(story.changes for story in ordered):
+        shown.append(_changes(ordered))
     return Section(
         "history",
         "History",
         "History",
-        notes=[note],
-        tables=[_changes(ordered)] if any(story.changes for story in ordered) else [],
+        blocks=shown,
         figures=[_figure(story, place, command) for place, story in enumerate(drawn)],
         rest=f"{left_out} more series are not drawn." if left_out else "",
     )
@@ -49,19 +53,20 @@ def _figure(story: Story, place: int, command: str) -> Figure:
     series = story.series
     runs = list(zip(series.points, story.trend.levels, strict=True))[-LISTED:]
     table = Table(
-        f"{series.subject}: the latest {len(runs)} of {len(series.points)} runs",
-        ("commit", "date", "value", "level", "verdict"),
+        columns("commit", "date", "value", "level", "verdict", left=("date", "verdict")),
         [
-            (
-                short(point.commit),
-                f"{point.committed:%Y-%m-%d}",
-                format_value(point.value, series.figure),
-                format_value(level, series.figure),
-                point.measurement.verdict or "",
+            Row(
+                (
+                    short(point.commit),
+                    f"{point.committed:%Y-%m-%d}",
+                    format_value(point.value, series.figure),
+                    format_value(level, series.figure),
+                    point.measurement.verdict or "",
+                )
             )
             for point, level in runs
         ],
-        frozenset({2, 3}),
+        f"{series.subject}: the latest {len(runs)} of {counted(len(series.points), 'run')}",
     )
     chart = story_chart(story, f"history-{place}")
     return Figure(chart, f"{series.subject}: {describe(story)}.", command, table)
@@ -69,17 +74,20 @@ def _figure(story: Story, place: int, command: str) -> Figure:
 
 def _changes(stories: Sequence[Story]) -> Table:
     return Table(
-        "Changes of level, with 95% intervals of size and place",
-        ("subject", "machine", "change", "with it", "accepted"),
+        [Column(head) for head in ("subject", "machine", "change", "with it", "accepted")],
         [
-            (
-                story.series.subject,
-                story.series.machine,
-                change_text(one),
-                "; ".join(one.moved),
-                one.accepted.reason if one.accepted else "no",
+            Row(
+                (
+                    story.series.subject,
+                    story.series.machine,
+                    change_text(one),
+                    "; ".join(one.moved),
+                    one.accepted.reason if one.accepted else "no",
+                ),
+                tone(one),
             )
             for story in stories
             for one in story.changes
         ],
+        "Changes of level, with 95% intervals of size and place",
     )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from perfsuite.charts import clean
-from perfsuite.report.diagnosis import Diagnosis
+from perfsuite.llama.diagnosis.result import Diagnosis
+from perfsuite.llama.results import Ladder
+from perfsuite.llama.table import heading
+from perfsuite.render.html import environment
 from perfsuite.report.diagnosis_section import (
     prediction_section,
     projection_section,
@@ -18,9 +18,10 @@ from perfsuite.report.diagnosis_section import (
 )
 from perfsuite.report.gate_section import gate_section
 from perfsuite.report.history_section import history_section
-from perfsuite.report.inputs import GateReport, Ladder
-from perfsuite.report.ladder_section import heading, ladder_section, speedup_section
+from perfsuite.report.inputs import GateReport
+from perfsuite.report.ladder_section import ladder_section, speedup_section
 from perfsuite.report.parts import Origin
+from perfsuite.schema import words
 
 if TYPE_CHECKING:
     from perfsuite.history.explaining import Story  # whose arithmetic needs the extra history
@@ -53,7 +54,7 @@ def render(inputs: Inputs, made: datetime | None = None) -> str:
     ]
     title = f"split-llama: {ladder.model}, {ladder.tokens:,} tokens" if ladder else "split-llama"
     return (
-        _environment()
+        environment()
         .get_template("report/page.html.j2")
         .render(
             title=title,
@@ -65,35 +66,22 @@ def render(inputs: Inputs, made: datetime | None = None) -> str:
     )
 
 
-def _environment() -> Environment:
-    """Everything that is shown is escaped, and holds nothing that no file can hold."""
-    return Environment(
-        loader=PackageLoader("perfsuite", ""),
-        autoescape=True,
-        finalize=lambda shown: clean(shown) if type(shown) is str else shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
 def _origins(inputs: Inputs) -> list[Origin]:
     """On which machine each part was measured, and by which command."""
     parts = {"Ladder": inputs.ladder, "Diagnosis": inputs.diagnosis, "Verdicts": inputs.gate}
     origins = [
-        Origin(name, _words(part.machine, part.command))
+        Origin(name, _words(words(part.machine or {}), part.command))
         for name, part in parts.items()
         if part is not None
     ]
     if inputs.stories:
         machines = dict.fromkeys(story.series.machine for story in inputs.stories)
-        words = [("machine", machine) for machine in machines]
-        words += [("left out", line) for line in inputs.unreadable]
-        origins.append(Origin("History", [*words, ("stored in", inputs.storage)]))
+        told = [("machine", machine) for machine in machines]
+        told += [("left out", line) for line in inputs.unreadable]
+        origins.append(Origin("History", [*told, ("stored in", inputs.storage)]))
     return [*origins, Origin("This page", [("command", inputs.command)])]
 
 
 def _words(machine: Mapping[str, str], command: str) -> list[tuple[str, str]]:
-    words = [(name.replace("_", " "), value) for name, value in machine.items()]
-    return [*words, ("command", command)]
+    told = [(name.replace("_", " "), value) for name, value in machine.items()]
+    return [*told, ("command", command)]

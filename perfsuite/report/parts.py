@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MISSING = "-"  # a figure that is not known
-
-
-@dataclass(frozen=True)
-class Table:
-    """``rows`` below ``heads``; the first cell of a row is its heading. ``figures`` are columns of numbers."""
-
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    figures: frozenset[int] = frozenset()
+from perfsuite.render.blocks import Block, Table
 
 
 @dataclass(frozen=True)
@@ -35,8 +25,7 @@ class Section:
     name: str
     menu: str
     title: str
-    notes: Sequence[str] = ()
-    tables: Sequence[Table] = ()
+    blocks: Sequence[Block] = ()
     figures: Sequence[Figure] = ()
     rest: str = ""
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from runtime.checkpoints.cache import Cache
+from runtime.checkpoints.chat_template import ChatTemplate, Message, open_chat_template
 from runtime.checkpoints.config import ModelConfig
 from runtime.checkpoints.digest import content_digest, remembered
+from runtime.checkpoints.end_tokens import read_end_tokens
 from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from runtime.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from runtime.checkpoints.weights import WeightFiles, read_json
@@ -76,12 +80,36 @@ class Checkpoint:
             lambda: content_digest(self.config, self._weights, self._shapes),
         )
 
+    @cached_property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer, none or several. Raises CheckpointError for what is no token."""
+        return read_end_tokens(self.directory / CONFIG_FILE)
+
     def tokenizer(self) -> Tokenizer:
         """The directory's ``tokenizer.json``, or one of bytes where there is none.
 
         Raises CheckpointError if the file is damaged.
         """
         return open_tokenizer(self.directory, self.config.vocab_size)
+
+    def chat_template(self) -> ChatTemplate | None:
+        """What makes one prompt of a conversation; None where the checkpoint has none, as of a base model.
+
+        Raises CheckpointError if its file is damaged.
+        """
+        return open_chat_template(self.directory)
+
+    def render_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any
+    ) -> str:
+        """The text of a conversation, to be encoded as it is: see ``ChatTemplate.render``.
+
+        Raises CheckpointError where there is no template, or none that can be used; InputError for the messages.
+        """
+        template = self.chat_template()
+        if template is None:
+            raise CheckpointError(f"{self.source} has no chat template; give it a plain prompt")
+        return template.render(messages, add_generation_prompt=add_generation_prompt, **variables)
 
     def _check_tensors(self) -> None:
         missing = [name for name in self._shapes if name not in self._weights]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ TOKENIZER_FILE = "tokenizer.json"
 NO_TOKENIZER_FILE = "no-tokenizer.txt"
 """Says why the tokenizer of a converted file could not be rebuilt."""
 
+_FALLBACK_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _LONGEST_REASON = 200  # characters
 _OTHER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 
@@ -23,11 +25,14 @@ _OTHER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config
 class Tokenizer(Protocol):
     """What the project asks of a tokenizer."""
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of ``text``, without any special token added."""
+    def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """The token ids of ``text``; with those that the tokenizer puts around a text only if they are wanted."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""
+
+    def is_fallback_byte(self, token: int) -> bool:
+        """Whether a token is a byte whose text hangs on all bytes around it, before and after."""
 
 
 class FileTokenizer:
@@ -41,16 +46,26 @@ class FileTokenizer:
             raise CheckpointError(
                 f"{file} is damaged or not a tokenizer ({error}); fetch the checkpoint again"
             ) from error
+        # The one decoder that reads a run of bytes as a whole: as UTF-8, or each of them as unknown.
+        decoder = self._tokenizer.decoder
+        self._falls_back = decoder is not None and b"ByteFallback" in decoder.__getstate__()
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of ``text``, without any special token added."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """The token ids of ``text``; with those that the tokenizer puts around a text only if they are wanted."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
+
+    def is_fallback_byte(self, token: int) -> bool:
+        """Whether a token is a byte whose text hangs on all bytes around it, before and after."""
+        if not self._falls_back:
+            return False
+        text = self._tokenizer.id_to_token(token)
+        return text is None or _FALLBACK_BYTE.fullmatch(text) is not None  # none: it ends no run
 
 
 class ByteTokenizer:
@@ -59,14 +74,18 @@ class ByteTokenizer:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
 
-    def encode(self, text: str) -> list[int]:
-        """The bytes of ``text``, modulo the size of a vocabulary smaller than 256."""
+    def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """The bytes of ``text``, modulo the size of a vocabulary smaller than 256; there are no special tokens."""
         return [byte % self._vocab_size for byte in text.encode()]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of those bytes; an id that is no byte is written ``<id>``."""
         pieces = (bytes([i]) if 0 <= i < 256 else f"<{i}>".encode() for i in ids)
         return b"".join(pieces).decode(errors="replace")
+
+    def is_fallback_byte(self, token: int) -> bool:
+        """Never: only bytes of one character hang on each other."""
+        return False
 
 
 def open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:

@@ -6,20 +6,12 @@ Where the processor has no tiles or the machine no C compiler, torch serves inst
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import shutil
-import subprocess
-from pathlib import Path
 
 import torch
 
-from runtime.checkpoints.cache import Cache
+from runtime.devices.compiled import compiled
 from runtime.devices.layer_kernels import Activation, LayerKernels, Linear
 from runtime.devices.scratch import Scratch
-from runtime.errors import SplitError
-
-_log = logging.getLogger(__name__)
 
 _FLAGS = (
     "-O3", "-fopenmp", "-shared", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq",
@@ -116,14 +108,8 @@ def load_amx_kernels() -> ctypes.CDLL | None:
     """Return the compiled kernels, None where the processor or the machine cannot have them."""
     if not torch.cpu._is_amx_tile_supported() or not torch.cpu._init_amx():
         return None
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        _log.warning("no C compiler: this processor's matrix tiles stay unused")
-        return None
-    try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, SplitError, subprocess.CalledProcessError) as error:
-        _log.warning("the kernels for matrix tiles cannot be used: %s", error)
+    library = compiled("amx", _FLAGS)
+    if library is None:
         return None
     pointer, flag, size, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
     made = (pointer, pointer, size)
@@ -139,21 +125,6 @@ def load_amx_kernels() -> ctypes.CDLL | None:
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
     return library
-
-
-def _compiled(compiler: str) -> Path:
-    """Return the library's path; compiled once per source, flags and cache folder."""
-    source = Path(__file__).with_name("amx.c")
-    key = hashlib.sha256(source.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
-
-    def build(folder: Path) -> None:
-        subprocess.run(
-            [compiler, *_FLAGS, "-o", str(folder / "amx.so"), str(source)],
-            check=True,
-            capture_output=True,
-        )
-
-    return Cache().obtain(f"amx-{key}", build) / "amx.so"
 
 
 def _panels(weight: torch.Tensor) -> torch.Tensor:

@@ -26,13 +26,14 @@ class BlockAttention:
     def __call__(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """Return softmax(Q K^T / sqrt(head size)) V under the causal mask, (batch, heads, tokens, head size).
+        """Return softmax(Q K^T / sqrt(head size)) V under the causal mask, (batch, heads, rows, head size).
 
-        ``queries`` are (batch, heads, tokens, head size), ``keys`` and ``values`` (batch, KV heads, tokens,
-        head size); heads that share a KV head are neighbours. The result is overwritten by the next call.
+        ``queries`` are (batch, heads, rows, head size), ``keys`` and ``values`` (batch, KV heads, positions,
+        head size), and the last query stands at the last position; heads that share a KV head are neighbours.
+        The result is overwritten by the next call.
         """
         batch, heads, tokens, size = queries.shape
-        kv_heads = keys.shape[1]
+        kv_heads, before = keys.shape[1], keys.shape[2] - tokens
         # One product for all heads that share keys.
         grouped = queries.reshape(batch * kv_heads, heads // kv_heads, tokens, size)
         turned, values = keys.flatten(0, 1).transpose(1, 2), values.flatten(0, 1)
@@ -40,14 +41,15 @@ class BlockAttention:
         for start in range(0, tokens, _QUERIES):
             end = min(tokens, start + _QUERIES)
             rows = grouped[:, :, start:end].flatten(1, 2)
-            scores = self._empty("scores", batch * kv_heads, rows.shape[1], end)
+            seen = before + end
+            scores = self._empty("scores", batch * kv_heads, rows.shape[1], seen)
             # With beta 0, what lies in the memory of the scores does not count.
-            torch.baddbmm(scores, rows, turned[:, :, :end], beta=0, alpha=size**-0.5, out=scores)
-            by_query = scores.view(batch * kv_heads, -1, end - start, end)
-            by_query[..., start:] += self._after[: end - start, : end - start]
+            torch.baddbmm(scores, rows, turned[:, :, :seen], beta=0, alpha=size**-0.5, out=scores)
+            by_query = scores.view(batch * kv_heads, -1, end - start, seen)
+            by_query[..., before + start :] += self._after[: end - start, : end - start]
             weights = self._empty("weights", *by_query.shape)
             torch.softmax(by_query, -1, out=weights)
-            summed = torch.bmm(weights.flatten(1, 2), values[:, :end])
+            summed = torch.bmm(weights.flatten(1, 2), values[:, :seen])
             out[:, start:end] = summed.view(batch, kv_heads, -1, end - start, size).permute(
                 0, 3, 1, 2, 4
             )

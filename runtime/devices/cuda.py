@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as functional
 
+from runtime.caches import Window, cache_bytes
 from runtime.checkpoints import Checkpoint
 from runtime.devices.base import Device, checked_ids
+from runtime.devices.kv_cache import KvCache
 from runtime.devices.weights import layer_norms, linear_groups, stacked_linear
-from runtime.errors import InputError
+from runtime.errors import InputError, ProtocolError
 from runtime.nonlinear import apply_rope
 from runtime.operations import Call
 from runtime.rope import RotaryEmbedding
@@ -29,12 +31,14 @@ _MOST_GRAPH_SHAPES = 4  # graphs of so many prompt shapes are kept; each holds i
 
 
 @dataclass(frozen=True, slots=True)
-class _LayerGraph:
-    """One layer, captured for one shape: copy into ``x``, replay, read ``out``."""
+class _Graph:
+    """One layer or all of them, captured for one shape: copy into ``x``, replay, read ``out``."""
 
     graph: torch.cuda.CUDAGraph
     x: torch.Tensor
     out: torch.Tensor
+    read: tuple[torch.Tensor, ...]
+    """What else it reads and writes: a graph knows addresses only, and does not keep what lies there."""
 
 
 class CudaDevice(Device):
@@ -52,6 +56,7 @@ class CudaDevice(Device):
             raise InputError(
                 "device: 'cuda' needs an NVIDIA GPU and a CUDA build of torch; use 'cpu' here"
             )
+        super().__init__()
         self.dtype = dtype
         self.name = torch.cuda.get_device_name()
         self.kernels = (
@@ -80,8 +85,11 @@ class CudaDevice(Device):
             tuple(norm.to(self._gpu) for norm in layer_norms(checkpoint, layer, dtype))
             for layer in layers
         ]
+        self._final_norm = checkpoint.tensor("model.norm.weight").to(self._gpu, dtype)
         self._rope = RotaryEmbedding(self._config)
-        self._graphs: OrderedDict[torch.Size, list[_LayerGraph]] = OrderedDict()
+        self._granularity = granularity
+        self._recalled: torch.Tensor | None = None
+        self._graphs: OrderedDict[torch.Size, list[_Graph]] = OrderedDict()
 
     def _move(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         return weight.to(self._gpu), None if bias is None else bias.to(self._gpu)
@@ -96,11 +104,24 @@ class CudaDevice(Device):
         self._registered = memory
 
     def run(
-        self, call: Call, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
+        self,
+        call: Call,
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+        cache: tuple[int, ...] = (),
     ) -> None:
-        super().run(call, inputs, outputs)
+        super().run(call, inputs, outputs, cache)
         self._done.record()
         self._done.synchronize()
+
+    def new_cache(self, batch: int, capacity: int) -> KvCache:
+        config = self._config
+        shape = (config.num_layers, 2, batch, config.num_kv_heads, capacity, config.head_dim)
+        try:
+            return KvCache(torch.empty(shape, dtype=self.dtype, device=self._gpu))
+        except torch.OutOfMemoryError as error:
+            size = cache_bytes(config, self.dtype.itemsize, batch, capacity)
+            raise ProtocolError("cache", f"needs {size:,} bytes of the GPU's memory") from error
 
     def _load(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._gpu, non_blocking=True)
@@ -129,14 +150,49 @@ class CudaDevice(Device):
     def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
         out.copy_(functional.linear(self._load(x), self._head), non_blocking=True)
 
-    def fused_layer(self, layer: int, x: torch.Tensor, out: torch.Tensor) -> None:
-        captured = self._graphs_for(x.shape)[layer]
+    def fused_layer(self, layer: int, x: torch.Tensor, out: torch.Tensor, window: Window) -> None:
+        if window.cache is None:
+            self._replay(self._graphs_for(x.shape)[layer], x, out)
+            return
+        loaded = self._load(x)
+        residual = loaded.float()
+        if self._recalled is not None and self._recalled.shape == x.shape:
+            # As in the graphs: go on from the sum that was rounded for the wire, if that comes back.
+            same = (self._recalled.to(self.dtype) == loaded).all()
+            residual = torch.where(same, self._recalled, residual)
+        self._recalled = self._layer(layer, residual, *self._tables(window), window)
+        out.copy_(self._recalled, non_blocking=True)
+
+    def all_layers(self, x: torch.Tensor, out: torch.Tensor, window: Window) -> None:
+        if window.cache is None:
+            self._replay(self._graphs_for(x.shape)[0], x, out)
+        else:
+            out.copy_(self._last_position(self._load(x), window), non_blocking=True)
+
+    def next_logits(self, token_ids: torch.Tensor, out: torch.Tensor, window: Window) -> None:
+        token_ids = checked_ids(token_ids, self._config.vocab_size)
+        hidden = functional.embedding(self._load(token_ids), self._embeddings)
+        normed = self._normed(self._last_position(hidden, window), self._final_norm)
+        out.copy_(functional.linear(normed, self._head), non_blocking=True)
+
+    def _last_position(self, x: torch.Tensor, window: Window) -> torch.Tensor:
+        """Run all layers over (batch, tokens, hidden); return the last position's sum, (batch, hidden) float32."""
+        residual, tables = x.float(), self._tables(window)
+        for layer in range(self._config.num_layers):
+            residual = self._layer(layer, residual, *tables, window)
+        return residual[:, -1]
+
+    def _tables(self, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
+        cos, sin = self._rope.tables(window.end, window.start, window.length)
+        return cos.to(self._gpu, self.dtype), sin.to(self._gpu, self.dtype)
+
+    def _replay(self, captured: _Graph, x: torch.Tensor, out: torch.Tensor) -> None:
         captured.x.copy_(x, non_blocking=True)
         captured.graph.replay()
         out.copy_(captured.out, non_blocking=True)
 
-    def _graphs_for(self, shape: torch.Size) -> list[_LayerGraph]:
-        """Return the graphs of all layers for (batch, tokens, hidden), captured on first use."""
+    def _graphs_for(self, shape: torch.Size) -> list[_Graph]:
+        """Return the graphs for (batch, tokens, hidden), captured on first use: one a layer, or one of all."""
         found = self._graphs.get(shape)
         if found is None:
             while len(self._graphs) >= _MOST_GRAPH_SHAPES:
@@ -145,8 +201,9 @@ class CudaDevice(Device):
         self._graphs.move_to_end(shape)
         return found
 
-    def _capture(self, shape: torch.Size) -> list[_LayerGraph]:
-        cos, sin = (table.to(self._gpu, self.dtype) for table in self._rope.tables(shape[1]))
+    def _capture(self, shape: torch.Size) -> list[_Graph]:
+        window = Window(0, shape[1])
+        cos, sin = self._tables(window)
         x = torch.zeros(shape, dtype=self.dtype, device=self._gpu)
         residual = torch.zeros(shape, dtype=torch.float32, device=self._gpu)
         # Libraries choose kernels and take work memory on first use; neither may happen within a capture.
@@ -154,27 +211,37 @@ class CudaDevice(Device):
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                self._layer(0, residual, cos, sin)
+                self._layer(0, residual, cos, sin, window)
         torch.cuda.current_stream().wait_stream(side)
 
-        graphs: list[_LayerGraph] = []
+        layers = range(self._config.num_layers)
+        if self._granularity == "model":
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                last = x.float()
+                for layer in layers:
+                    last = self._layer(layer, last, cos, sin, window)
+                last = last[:, -1].to(self.dtype)
+            return [_Graph(graph, x, last, (cos, sin))]
+        graphs: list[_Graph] = []
         # Layers run one after another: they share work memory.
         pool = torch.cuda.graph_pool_handle()
         out = torch.empty_like(x)
-        for layer in range(self._config.num_layers):
+        for layer in layers:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 # As on the CPU: go on from the sum that was rounded for the wire, if that comes back.
                 same = (residual.to(self.dtype) == x).all()
-                residual.copy_(self._layer(layer, torch.where(same, residual, x), cos, sin))
+                start = torch.where(same, residual, x)
+                residual.copy_(self._layer(layer, start, cos, sin, window))
                 out.copy_(residual)
-            graphs.append(_LayerGraph(graph, x, out))
+            graphs.append(_Graph(graph, x, out, (residual, cos, sin)))
         return graphs
 
     def _layer(
-        self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+        self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, window: Window
     ) -> torch.Tensor:
-        """Apply one layer to the float32 residual sum (batch, tokens, hidden)."""
+        """Apply one layer to the float32 residual sum (batch, tokens, hidden), and append to the window's cache."""
         config, linears = self._config, self._layers[layer]
         attention_norm, mlp_norm = self._norms[layer]
         batch, tokens, _ = x.shape
@@ -184,11 +251,20 @@ class CudaDevice(Device):
         by_head = projected.view(batch, tokens, heads + 2 * kv_heads, size).transpose(1, 2)
         turning = by_head[:, : heads + kv_heads]
         rotated = apply_rope(turning, cos, sin, torch.empty_like(turning))
+        keys, values = rotated[:, heads:], by_head[:, heads + kv_heads :]
+        mask, cache = None, self._kept(window)
+        if cache:
+            keys, values = cache.append(layer, window, keys, values)
+            if window.start and tokens > 1:
+                mask = torch.ones(tokens, window.end, dtype=torch.bool, device=self._gpu).tril(
+                    window.start
+                )
         attended = functional.scaled_dot_product_attention(
             rotated[:, :heads],
-            rotated[:, heads:],
-            by_head[:, heads + kv_heads :],
-            is_causal=True,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=tokens == window.end,
             enable_gqa=heads != kv_heads,
         )
         joined = attended.transpose(1, 2).reshape(batch, tokens, heads * size)

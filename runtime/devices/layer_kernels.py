@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -83,14 +84,23 @@ class LayerKernels(ABC):
     def attended(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """Return causal attention, (batch, heads, tokens, head size); valid until the next call.
+        """Return causal attention, (batch, heads, rows, head size); valid until the next call.
 
-        ``queries`` are (batch, heads, tokens, head size), ``keys`` and ``values`` (batch, KV heads, tokens,
-        head size), all of them of the kernels' own type.
+        ``queries`` are (batch, heads, rows, head size), ``keys`` and ``values`` (batch, KV heads, positions, head
+        size), all of them of the kernels' own type. The last query stands at the last position.
         """
-        grouped = keys.shape[1] != queries.shape[1]
+        rows, positions = queries.shape[2], keys.shape[2]
+        mask = None
+        if 1 < rows < positions:
+            mask = queries.new_zeros(rows, positions)
+            mask[:, positions - rows :].fill_(-math.inf).triu_(1)
         return functional.scaled_dot_product_attention(
-            queries, keys, values, is_causal=True, enable_gqa=grouped
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=rows == positions,
+            enable_gqa=keys.shape[1] != queries.shape[1],
         )
 
 

@@ -25,9 +25,9 @@ _WHOLE_LAYER: Mapping[str, Sequence[str]] = MappingProxyType(
 
 def linear_groups(checkpoint: Checkpoint, granularity: Granularity) -> Mapping[str, Sequence[str]]:
     """Return which modules are computed together, under one name each."""
-    if granularity == "layer":
-        return _WHOLE_LAYER
-    return {module: (module,) for module in linear_shapes(checkpoint.config)}
+    if granularity == "operation":
+        return {module: (module,) for module in linear_shapes(checkpoint.config)}
+    return _WHOLE_LAYER
 
 
 def stacked_linear(

@@ -6,7 +6,7 @@ import fcntl
 import mmap
 import os
 import weakref
-from bisect import insort
+from bisect import bisect
 from collections import deque
 
 import psutil
@@ -146,20 +146,26 @@ class Slots:
         Raises:
             ArenaError: if no free stretch is long enough.
         """
+        return self.reserve(spec)[0]
+
+    def reserve(self, spec: TensorSpec) -> tuple[torch.Tensor, int]:
+        """Return uninitialized memory and the offset at which its slot begins, as ``allocate``."""
         self._collect()
         size = aligned(spec.nbytes)
-        index = next((i for i, (_, free) in enumerate(self._free) if free >= size), None)
-        if index is None:
-            raise ArenaError(
-                f"arena: no room for {spec} among {self.free_bytes:,} free of {self.arena.size:,} bytes"
-            )
-        offset, free = self._free[index]
-        if free == size:
-            del self._free[index]
-        else:
-            self._free[index] = (offset + size, free - size)
+        for index, (offset, free) in enumerate(self._free):
+            if free >= size:
+                if free > size:
+                    self._free[index] = (offset + size, free - size)
+                else:
+                    del self._free[index]
+                return self._leased(spec, offset, size), offset
+        raise ArenaError(
+            f"arena: no room for {spec} among {self.free_bytes:,} free of {self.arena.size:,} bytes"
+        )
+
+    def _leased(self, spec: TensorSpec, offset: int, size: int) -> torch.Tensor:
         view = self.arena.view(offset, spec.nbytes)
-        tensor = torch.frombuffer(view, dtype=spec.dtype).view(spec.shape)
+        tensor = torch.frombuffer(view, dtype=spec.dtype).view(*spec.shape)
         pointer = tensor.data_ptr()
         lease = self._leases[pointer] = _Lease(view, self._returned.append)
         lease.offset, lease.size, lease.pointer = offset, size, pointer
@@ -181,11 +187,11 @@ class Slots:
             lease = self._returned.popleft()
             offset, size = lease.offset, lease.size
             del self._leases[lease.pointer]
-            insort(self._free, (offset, size))
-            index = self._free.index((offset, size))
-            if index + 1 < len(self._free) and offset + size == self._free[index + 1][0]:
-                size += self._free.pop(index + 1)[1]
-                self._free[index] = (offset, size)
+            index = bisect(self._free, (offset, size))
+            if index < len(self._free) and offset + size == self._free[index][0]:
+                size += self._free.pop(index)[1]
             if index and sum(self._free[index - 1]) == offset:
-                before, length = self._free[index - 1]
-                self._free[index - 1 : index + 1] = [(before, length + size)]
+                index -= 1
+                before, length = self._free.pop(index)
+                offset, size = before, length + size
+            self._free.insert(index, (offset, size))

@@ -15,6 +15,9 @@ from runtime.transports.endpoints import Endpoint
 Data = bytes | bytearray | memoryview
 """An encoded message."""
 
+Place = tuple[torch.Tensor, Payload]
+"""Memory for a result, and what stands for it in a request."""
+
 LISTEN_S = 0.5
 """Longest wait of a server at a time: a signal that comes just before a wait in C is heard only after it."""
 
@@ -103,7 +106,7 @@ class ClientChannel(Channel):
         """Also notice the end of a process, by its pidfd; needed only where the way itself does not tell."""
 
     @abstractmethod
-    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[torch.Tensor]:
+    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[Place]:
         """Return places for results, to be named in the request; none where results bring their own."""
 
 

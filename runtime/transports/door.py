@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 from contextlib import suppress
+from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -84,7 +85,7 @@ class Door:
         """Note what has happened since the last look; only with the lock, for no socket bears two threads."""
         failed = False
         while not self._events.closed and self._events.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            message = recv_monitor_message(self._events)
+            message: dict[str, Any] = {**recv_monitor_message(self._events)}
             event, descriptor = message["event"], message["value"]
             if event == zmq.EVENT_ACCEPTED:
                 self._serial += 1

@@ -30,6 +30,7 @@ from runtime.transports.base import (
     Data,
     Meeting,
     PeerGone,
+    Place,
     ReceiveTimeout,
     ServerChannel,
     Transport,
@@ -38,7 +39,10 @@ from runtime.transports.endpoints import INHERITED, Endpoint, inherited, listen
 
 MAX_MESSAGE_BYTES = 64 * 1024
 
-_RECEIVE_FLAGS = socket.MSG_CMSG_CLOEXEC
+# As plain numbers: the enumeration's operators are Python, and run for each message.
+_TRUNCATED = int(socket.MSG_TRUNC)
+_RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
+_POLL_FLAGS = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _ENDED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _DESCRIPTOR_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
 _SOON_S = 200e-6
@@ -96,7 +100,7 @@ class _SeqpacketChannel:
         except OSError as error:
             raise PeerGone from error
         self._last_wait_s = time.perf_counter() - started
-        if not message or flags & socket.MSG_TRUNC:
+        if not message or flags & _TRUNCATED:
             for descriptor in _descriptors(ancillary):
                 os.close(descriptor)
         if not message:
@@ -104,7 +108,7 @@ class _SeqpacketChannel:
             if any(events & _ENDED for _, events in self._poller.poll(0)):
                 raise PeerGone
             raise ProtocolError("message", "is empty")
-        if flags & socket.MSG_TRUNC:
+        if flags & _TRUNCATED:
             raise ProtocolError("message", f"is longer than {MAX_MESSAGE_BYTES} bytes")
         return message, ancillary
 
@@ -118,9 +122,7 @@ class _SeqpacketChannel:
             return None
         while time.perf_counter() - started < _POLL_S:
             try:
-                return self._socket.recvmsg(
-                    MAX_MESSAGE_BYTES, ancillary_bytes, _RECEIVE_FLAGS | socket.MSG_DONTWAIT
-                )
+                return self._socket.recvmsg(MAX_MESSAGE_BYTES, ancillary_bytes, _POLL_FLAGS)
             except BlockingIOError:
                 os.sched_yield()  # the other side may be waiting for this very core
         return None
@@ -166,14 +168,17 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
         self._slots = Slots(arena)
 
     def empty(self, spec: TensorSpec) -> torch.Tensor:
+        return self._place(spec)[0]
+
+    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[Place]:
+        return [self._place(spec) for spec in specs]
+
+    def _place(self, spec: TensorSpec) -> tuple[torch.Tensor, int]:
         if self._slots is None:
             self.prepare(aligned(spec.nbytes))
         if self._slots is None:
             raise ArenaError("arena: there is none")
-        return self._slots.allocate(spec)
-
-    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[torch.Tensor]:
-        return [self.empty(spec) for spec in specs]
+        return self._slots.reserve(spec)
 
     def pack(self, tensor: torch.Tensor) -> int:
         offset = None

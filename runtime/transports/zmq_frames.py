@@ -12,7 +12,7 @@ import zmq
 
 from runtime.errors import ProtocolError
 from runtime.tensors import Payload, TensorSpec
-from runtime.transports.base import Data
+from runtime.transports.base import Data, Place
 from runtime.transports.endpoints import TCP, Endpoint
 from runtime.transports.zmq_sockets import (
     Part,
@@ -86,7 +86,7 @@ class _BesideMessage(ZmqChannel):
 class FramesClient(ZmqClient, _BesideMessage):
     """The trusted side's end."""
 
-    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[torch.Tensor]:
+    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[Place]:
         self._forget()  # a call that was interrupted has left them
         return super().reserve(specs)
 

@@ -31,6 +31,7 @@ from runtime.transports.base import (
     Data,
     Meeting,
     PeerGone,
+    Place,
     ReceiveTimeout,
     ServerChannel,
     Transport,
@@ -204,7 +205,7 @@ class ZmqClient(ZmqChannel, ClientChannel):
     def prepare(self, payload_bytes: int) -> None:
         """Nothing to do: memory comes with each message."""
 
-    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[torch.Tensor]:
+    def reserve(self, specs: Sequence[TensorSpec]) -> Sequence[Place]:
         return ()
 
 

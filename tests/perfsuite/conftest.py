@@ -1,24 +1,67 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from perfsuite.llama.forecast import FORECAST
-from perfsuite.llama.results import PHASES, LadderResult, Latency, StageRow, UnsplitRow
+from perfsuite.llama.results import PHASES
+from perfsuite.render import terminal
+from perfsuite.render.blocks import Block
+from tests.perfsuite.sessions import made as made
 
-Build = Callable[..., LadderResult]
+Build = Callable[..., dict[str, Any]]
+Golden = Callable[[str, str], None]
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Holds a text against the stored file of that name, or stores it anew under ``--update-golden``."""
+
+    def hold(name: str, text: str) -> None:
+        stored = request.path.parent / "golden" / name
+        if request.config.getoption("update_golden"):
+            stored.parent.mkdir(exist_ok=True)
+            stored.write_text(text, encoding="utf-8")
+        assert text == stored.read_text(encoding="utf-8")
+
+    return hold
+
+
+def plain_json(content: object) -> str:
+    """JSON as a person reads it, its figures with six digits: the last ones may differ between processors."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: rounded(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return list(map(rounded, value))
+        return float(f"{value:.6g}") if isinstance(value, float) else value
+
+    parsed = json.loads(json.dumps(content, allow_nan=False))
+    return json.dumps(rounded(parsed), indent=1, ensure_ascii=False) + "\n"
+
+
+def shown(blocks: Iterable[Block], **options: Any) -> str:
+    """What a terminal shows of ``blocks`` that is a file."""
+    console = Console(file=StringIO(), markup=False, emoji=False, highlight=False)
+    terminal.show(blocks, console, **options)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
 
 
 @pytest.fixture
 def build_result() -> Build:
-    """A ladder of all stages; ``scale`` stretches its figures, keywords replace its fields."""
+    """A ladder of all stages as ``--json`` writes it; ``scale`` stretches its figures, keywords replace its fields."""
 
-    def build(scale: float = 1.0, **fields: Any) -> LadderResult:
-        latency = Latency(median=1.5 * scale, low=1.4 * scale, high=1.7 * scale)
+    def build(scale: float = 1.0, **fields: Any) -> dict[str, Any]:
+        latency = {"median": 1.5 * scale, "low": 1.4 * scale, "high": 1.7 * scale}
         token = {"id": 1, "text": " the"}
-        stages: list[StageRow] = [
+        stages: list[dict[str, Any]] = [
             {
                 "name": name,
                 "latency_s": latency,
@@ -42,7 +85,7 @@ def build_result() -> Build:
             }
             for name, row in FORECAST.items()
         ]
-        unsplit: UnsplitRow = {
+        unsplit: dict[str, Any] = {
             "latency_s": latency,
             "samples_s": [1.5 * scale],
             "next_token": {"id": 1, "text": " the"},
@@ -72,7 +115,6 @@ def build_result() -> Build:
             "unsplit": {"float32": unsplit, "bfloat16": {**unsplit, "next_token": token}},
             "stages": stages,
         }
-        built: LadderResult = {**result, **fields}  # type: ignore[typeddict-item]
-        return built
+        return {**result, **fields}
 
     return build

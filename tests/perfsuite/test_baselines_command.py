@@ -18,6 +18,8 @@ from perfsuite.errors import UsageError
 from perfsuite.gate.baselines import MOST_PROCESSES, Baselines, Entry, Plan, Recording, Scalar
 from perfsuite.gate.process import Process
 
+Golden = Callable[[str, str], None]
+
 MACHINE: dict[str, Scalar] = {"cpu": "a processor", "threads": 1, "gpu": None}
 OTHER: dict[str, Scalar] = {"cpu": "a processor", "gpu": "a GPU", "threads": 1}
 WORKLOAD: dict[str, Scalar] = {"tokens": 64}
@@ -133,7 +135,7 @@ def test_diff_tells_what_was_done_to_each(path: Path, capsys: Output) -> None:
     stored.extend(entry("bf16", workload={}, recordings=(recording(1.5, 2, SECOND),)))
     stored.remove({"old"})
     assert call("diff") == 0
-    shown = [" ".join(words) for words in lines(capsys)]
+    _, *shown = [" ".join(words) for words in lines(capsys)]
     here, there = "a processor, threads 1", "a processor, a GPU, threads 1"
     assert shown == [
         f"extended bf16 1.500 -> 1.500 (the same) 3 -> 5 processes {here}",
@@ -352,3 +354,13 @@ def test_adopt_refuses_what_is_no_such_file(path: Path, make: Callable[[Path], o
     with pytest.raises(UsageError, match=r"^offered\.json: "):
         call("adopt", "offered.json")
     assert path.read_bytes() == before
+
+
+def test_what_is_shown_is_the_stored(path: Path, golden: Golden, capsys: Output) -> None:
+    assert call("list") == 0
+    golden("baselines-list.txt", capsys.readouterr().out)
+    Baselines(path).record(
+        entry(ratio=1.8), entry("new", 2.0), entry("bf16", 3.0, workload={}, reference="memory")
+    )
+    assert call("diff") == 0
+    golden("baselines-diff.txt", capsys.readouterr().out)

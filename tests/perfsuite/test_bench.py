@@ -108,13 +108,31 @@ def test_it_can_be_switched_off(project: pytest.Pytester) -> None:
     assert "in turn" not in found["reason"]
 
 
-@pytest.mark.parametrize("name", ["", "abcdef012345"])
-def test_a_commit_that_is_not_here_is_said(project: pytest.Pytester, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shown"), [("HEAD", "none"), ("abcdef012345", "abcdef012345")], ids=["branch", "gone"]
+)
+def test_a_commit_that_is_not_here_is_said(project: pytest.Pytester, name: str, shown: str) -> None:
+    """With HEAD the slow code would be held against itself; see ``compare/test_recorded.py``."""
     store(project, *APART, commit=name)
     change(project)
     _, found = run(project)
     assert (found["verdict"], found["failed"]) == ("extend-baseline", False)
-    assert f"the commit that was recorded ({name or 'none'}) is not here" in found["reason"]
+    assert f"the commit that was recorded ({shown}) is not here" in found["reason"]
+
+
+def test_what_was_recorded_before_it_was_committed_is_found_in_the_commit_that_brought_it(
+    project: pytest.Pytester,
+) -> None:
+    """The first commit is faster: held against it, accepted code would be red."""
+    first = git(project, "rev-parse", "HEAD")[:12]
+    change(project)
+    store(project, *APART, commit=first, recorded={CHANGED: "files differed from the commit"})
+    accepted = commit(project)
+    change(project, SLOWER + "# a comment\n")
+    commit(project)
+    _, found = run(project)
+    assert found["verdict"] == "pass"
+    assert f"in turn with {accepted[:10]}" in found["reason"]
 
 
 def test_outside_of_a_repository_it_is_said(project: pytest.Pytester) -> None:
@@ -124,67 +142,6 @@ def test_outside_of_a_repository_it_is_said(project: pytest.Pytester) -> None:
     _, found = run(project)
     assert found["verdict"] == "extend-baseline"
     assert "run it in the git work tree" in found["reason"]
-
-
-@pytest.mark.parametrize(
-    ("recorded", "squashed"), [({CHANGED: "files differed from the commit"}, False), ({}, True)]
-)
-def test_what_was_recorded_before_it_was_committed_is_found_in_the_commit_that_brought_it(
-    project: pytest.Pytester, recorded: dict[str, str], squashed: bool
-) -> None:
-    """The first commit is faster: held against it, accepted code would be red."""
-    first = git(project, "rev-parse", "HEAD")[:12]
-    change(project)
-    store(project, *APART, commit="0123456789ab" if squashed else first, recorded=recorded)
-    accepted = commit(project)
-    change(project, SLOWER + "# a comment\n")
-    commit(project)
-    _, found = run(project)
-    assert found["verdict"] == "pass"
-    assert f"in turn with {accepted[:10]}" in found["reason"]
-
-
-@pytest.mark.parametrize(
-    "name", ["HEAD", "main", "main...", "--help", "\0", "a" * 200_000, "0" * 39 + "\n"]
-)
-def test_what_is_no_commit_s_hash_is_not_taken_for_one(project: pytest.Pytester, name: str) -> None:
-    """The file is anybody's to edit: with HEAD the slow code would be held against itself."""
-    store(project, *APART, commit=name)
-    change(project)
-    _, found = run(project)
-    assert found["verdict"] == "extend-baseline"
-    assert "(none) is not here" in found["reason"]
-
-
-def test_a_shallow_clone_holds_nothing_against_itself(project: pytest.Pytester) -> None:
-    store(project, *APART, commit=git(project, "rev-parse", "HEAD")[:12])
-    commit(project)
-    change(project)
-    commit(project)
-    git(project, "clone", "--quiet", "--depth=1", f"file://{project.path}", "shallow")
-    # Its baselines were brought by the one commit that it has, as far as it knows.
-    result = project.runpytest_subprocess(
-        f"--rootdir={project.path / 'shallow'}", "-c", "shallow/tox.ini",
-        "--perf-report=report.json", "shallow/test_project.py",
-    )  # fmt: skip
-    result.assert_outcomes(passed=1)
-    (found,) = json.loads((project.path / "report.json").read_text())["subjects"]
-    assert found["verdict"] == "extend-baseline"
-    assert "fetch the whole history" in found["reason"]
-
-
-def test_a_commit_that_only_moved_the_file_is_not_what_was_recorded(
-    project: pytest.Pytester,
-) -> None:
-    store(project, *APART, commit="0123456789ab")
-    commit(project)
-    change(project)
-    commit(project)
-    git(project, "mv", "baselines.json", "moved.json")
-    commit(project)
-    _, found = run(project, "-o", "perf_baselines=moved.json")
-    assert found["verdict"] == "extend-baseline"
-    assert "is not here" in found["reason"]
 
 
 def test_each_side_runs_what_lies_beside_its_own_tests(project: pytest.Pytester) -> None:

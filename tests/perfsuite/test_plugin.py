@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from perfsuite.gate.baselines import Baselines
-from perfsuite.session import EXIT_UNJUDGED
+from perfsuite.session_report import EXIT_UNJUDGED
 from tests.perfsuite.clocked import CLOCK, store
 
 PROJECT = """

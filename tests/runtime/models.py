@@ -23,6 +23,7 @@ from perfsuite.llama.prompts import SHIPPED
 from runtime import SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.random_weights import write_random_checkpoint
+from runtime.delay_injection import Delays
 from runtime.devices import open_device
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
@@ -193,13 +194,18 @@ def make_service(checkpoint: Checkpoint, stage: Stage, device: str = "cpu") -> S
 
 @contextmanager
 def serve_in_thread(
-    checkpoint: Checkpoint, stage: str, device: str = "cpu", *, timeout_s: float = 60.0
+    checkpoint: Checkpoint,
+    stage: str,
+    device: str = "cpu",
+    *,
+    timeout_s: float = 60.0,
+    delays: Delays | None = None,
 ) -> Iterator[SplitLlama]:
     """A whole stage without a process: its service runs in a thread, behind the stage's real road."""
     row = find_stage(stage)
     with (
         channel_to(make_service(checkpoint, row, device), row, timeout_s=timeout_s) as channel,
-        SplitLlama(checkpoint, row, channel, device, ExitStack()) as llama,
+        SplitLlama(checkpoint, row, channel, device, ExitStack(), delays) as llama,
     ):
         yield llama
 

@@ -8,6 +8,7 @@ import functools
 import gc
 import mmap
 import os
+import re
 import select
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any, Self
 import msgpack
 import msgspec
 import psutil
+import torch
 import zmq
 
 from runtime import STAGES, SplitLlama, load_checkpoint
@@ -509,3 +511,69 @@ def fake_worker(stage: str, checkpoint: Checkpoint, folder: Path) -> Iterator[Fa
         yield fake
     finally:
         fake.close()
+
+
+def worker_pid(llama: SplitLlama) -> int:
+    pid = llama.worker_info["pid"]
+    assert isinstance(pid, int)
+    return pid
+
+
+def watching(llama: SplitLlama) -> psutil.Process:
+    """The process that watches the worker."""
+    parent = psutil.Process(worker_pid(llama)).parent()
+    assert parent is not None
+    return parent
+
+
+def busy_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def forward_until_it_fails(llama: SplitLlama, prompts: list[list[int]]) -> None:
+    for _ in range(1000):
+        llama.forward(prompts)
+
+
+def run_script(code: str, *before: str, arguments: Sequence[str] = ()) -> None:
+    finished = subprocess.run(
+        [*before, sys.executable, "-c", code, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+_PROMPT = list(range(40))
+
+
+def logits_of(worker: RealWorker) -> torch.Tensor:
+    with worker.launch() as llama:
+        assert llama.worker_info["pid"] == worker.process.pid
+        return llama.forward(_PROMPT)
+
+
+@contextlib.contextmanager
+def still_serving(worker: RealWorker) -> Iterator[None]:
+    """The same process computes the same thing after whatever happens inside."""
+    before = logits_of(worker)
+    held = Footprint.of(worker.process.pid)
+    yield
+    assert worker.alive, "the worker's process ended"
+    assert torch.equal(logits_of(worker), before)
+    assert wait_until(lambda: Footprint.of(worker.process.pid) == held), (
+        f"{held} became {Footprint.of(worker.process.pid)}"
+    )
+
+
+def assert_refused(answer: Fields, field: str, kinds: tuple[str, ...] = ("protocol",)) -> None:
+    """The answer is a typed refusal that names ``field``, a regular expression."""
+    assert set(answer) == {"error"}, f"was answered with results: {answer!r:.200}"
+    error = answer["error"]
+    assert set(error) == {"kind", "field", "problem"}
+    assert error["kind"] in kinds, error
+    assert re.fullmatch(field, error["field"]), error
+    assert error["problem"]

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import fields
 
 import pytest
 import torch
 
-from runtime import SplitLlama, load_checkpoint, split_llama
+from runtime import SplitLlama, load_checkpoint
 from runtime.delay_injection import CALL_PHASES, PHASES, TOTAL, Delays, parse_factor
 from runtime.errors import InputError
 from runtime.trace import RpcRecord, WorkerDurations
+from tests.runtime.models import serve_in_thread
 
 RECORD = RpcRecord(
     operation="matmul",
@@ -42,7 +42,7 @@ def test_a_phase_and_the_worker_s_share_of_it_take_the_factor(phase: str) -> Non
     for name in ("deserialize", "device", "serialize"):
         own = getattr(RECORD.worker, f"{name}_s")
         assert getattr(longer.worker, f"{name}_s") == own * (3.0 if name == phase else 1.0)
-    told = {field.name for field in fields(RpcRecord)} - {f"{phase}_s", "total_s", "worker"}
+    told = {*RpcRecord.__struct_fields__} - {f"{phase}_s", "total_s", "worker"}
     assert all(getattr(longer, name) == getattr(RECORD, name) for name in told)
 
 
@@ -74,9 +74,7 @@ def test_a_malformed_factor_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("stage", ["baseline", "fused"])
 @pytest.mark.parametrize("phase", [*PHASES, TOTAL])
-def test_a_forward_pass_takes_what_its_trace_says(
-    phase: str, stage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forward_pass_takes_what_its_trace_says(phase: str, stage: str) -> None:
     """The phases sum to the total, and the time has passed: no call began before its record's end."""
     asked: list[float] = []
 
@@ -85,10 +83,7 @@ def test_a_forward_pass_takes_what_its_trace_says(
             asked.append(super().longer(phase, seconds))
             return asked[-1]
 
-    monkeypatch.setattr(split_llama, "Delays", Spy)
-    with SplitLlama.launch(
-        load_checkpoint("tiny"), stage=stage, threads=1, slowdown={phase: 40.0}
-    ) as llama:
+    with serve_in_thread(load_checkpoint("tiny"), stage, delays=Spy({phase: 40.0})) as llama:
         asked.clear()
         began = time.perf_counter()
         llama.forward(torch.arange(8))
@@ -107,6 +102,15 @@ def test_a_forward_pass_takes_what_its_trace_says(
     assert 0 < waited <= longer * (1 + 1e-9)
     if phase in CALL_PHASES:
         assert waited == pytest.approx(longer * 39 / 40)
+
+
+def test_what_a_caller_asks_for_is_what_happens() -> None:
+    with SplitLlama.launch(
+        load_checkpoint("tiny"), "fused", threads=1, slowdown={"trusted": 1000.0}
+    ) as llama:
+        llama.forward(torch.arange(8))
+    totals = llama.last_trace.totals()
+    assert totals["trusted_s"] > 0.5 * totals["total_s"]
 
 
 def _shares_of_the_worker(llama: SplitLlama, phase: str) -> float:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.text import printable
+from runtime.text import printable, printable_lines
 
 
 @given(st.text(max_size=50))
@@ -24,3 +24,8 @@ def test_nothing_that_a_terminal_obeys_is_shown() -> None:
 def test_a_long_text_is_cut() -> None:
     assert printable("x" * 10**6, 5) == "xxxxx..."
     assert len(printable("x" * 10**6)) < 1100
+
+
+def test_lines_and_tabs_are_shown_where_a_text_has_several() -> None:
+    assert printable_lines("a\tb\nc\r\x1b[2Jd\x07") == "a\tb\nc\ufffd\ufffd[2Jd\ufffd"
+    assert printable_lines("x\n" * 10**4) == "x\n" * 10**4

@@ -17,9 +17,10 @@ from perfsuite.charts import (
 )
 from perfsuite.errors import UsageError
 from perfsuite.files import write_text
-from perfsuite.llama.diagnosis.result import Diagnosis, PredictionRow
+from perfsuite.llama.diagnosis.result import Diagnosis, Prediction
 from perfsuite.llama.forecast import CLAIMED_SHARES
 from perfsuite.llama.results import PHASES
+from perfsuite.schema import Interval
 from perfsuite.units import brief_seconds, size
 
 
@@ -37,22 +38,20 @@ def draw_charts(result: Diagnosis, folder: Path) -> None:
         write_text(folder / f"{name}.svg", standalone(draw(result)), option="--chart ")
 
 
-def _about(result: Diagnosis) -> str:
-    return f"{result['model']}, {result['tokens']:,} tokens"
+def _titled(result: Diagnosis, title: str) -> str:
+    return f"{title}: {result.model}, {result.tokens:,} tokens" if result.model else title
 
 
 def _transport(result: Diagnosis) -> str:
     curves = {
-        f"{road}, {how.replace('_', ' ')}": list(
-            zip(found[how]["sent"]["bytes"], found[how]["sent"]["round_trip_s"], strict=True)
-        )
-        for road, found in result["transport"].items()
-        for how in ("back_to_back", "between_sweeps")
+        f"{road}, {how.replace('_', ' ')}": curve.points
+        for road, found in (result.transport or {}).items()
+        for how, curve in (found.sent if found else {}).items()
     }
     said = "Seconds of one call over the bytes that it sends"
     return lines(
         curves,
-        Words("transport", "Round trip by payload", said),
+        Words("transport", _titled(result, "Round trip by payload"), said),
         x_unit="payload sent (logarithmic)",
         y_unit="round trip (logarithmic)",
         x_form=size,
@@ -63,14 +62,14 @@ def _transport(result: Diagnosis) -> str:
 def _breakdown(result: Diagnosis) -> str:
     rows = [StackedRow("claimed by the analysis", _percent(CLAIMED_SHARES))]
     rows += [
-        StackedRow(stage["name"], _percent(stage["phases_s"]), brief_seconds(stage["measured_s"]))
-        for stage in result["stages"]
+        StackedRow(stage.name, _percent(stage.phases_s), brief_seconds(stage.measured_s))
+        for stage in result.stages
     ]
     said = "; ".join(f"{row.label}: {_spoken(row.parts)}" for row in rows)
     return stacked_bars(
         rows,
-        Words("breakdown", "Where the time goes", said),
-        unit=f"share of a forward pass (%), {_about(result)}",
+        Words("breakdown", _titled(result, "Where the time goes"), said),
+        unit="share of a forward pass (%)",
         form=lambda share: f"{share:.0f}",
     )
 
@@ -84,38 +83,43 @@ def _spoken(parts: Mapping[str, float]) -> str:
     return ", ".join(f"{phase} {share:.0f}%" for phase, share in parts.items())
 
 
-def _prediction(result: Diagnosis) -> str:
-    naive = next(row for row in result["naive"] if row["road"] == "zmq-ipc")["concluded_s"]
-    rows = [_prediction_row(row, naive[row["stage"]]) for row in result["prediction"]]
+def prediction_chart(result: Diagnosis) -> str:
+    """What was measured, what the model predicts, and what a single transfer suggests, where that is known."""
+    naive = next((row.concluded_s for row in result.naive if row.road == "zmq-ipc"), {})
+    rows = [_prediction_row(row, naive) for row in result.prediction]
     said = "; ".join(f"{row.label}: {row.note}" for row in rows)
+    suggested = [Entry("six", "suggested by one 10 MB transfer", hollow=True)] if naive else []
     return intervals(
         rows,
-        Words("prediction", "Suggested, predicted, measured", said),
-        unit=f"one forward pass (logarithmic), {_about(result)}",
+        Words("prediction-chart", _titled(result, "Suggested, predicted, measured"), said),
+        unit="one forward pass (logarithmic)",
         form=brief_seconds,
         log=True,
         key=[
             Entry("one", "measured"),
             Entry("two", "predicted by the model", hollow=True),
-            Entry("six", "suggested by one 10 MB transfer", hollow=True),
+            *suggested,
         ],
     )
 
 
-def _prediction_row(row: PredictionRow, naive_s: float) -> IntervalRow:
-    interval = row["measured_interval_s"]
+def _prediction_row(row: Prediction, naive: Mapping[str, float]) -> IntervalRow:
+    interval = row.measured_interval_s or Interval(row.measured_s, row.measured_s)
+    others = {"two": row.predicted_s}
+    if row.stage in naive:
+        others["six"] = naive[row.stage]
     return IntervalRow(
-        row["stage"],
-        row["measured_s"],
-        interval["low"],
-        interval["high"],
-        note=f"{brief_seconds(row['measured_s'])}, model {row['error']:+.1%}",
-        others={"two": row["predicted_s"], "six": naive_s},
+        row.stage,
+        row.measured_s,
+        interval.low,
+        interval.high,
+        note=f"{brief_seconds(row.measured_s)}, model {row.error:+.1%}",
+        others=others,
     )
 
 
 _CHARTS: Mapping[str, Callable[[Diagnosis], str]] = {
     "transport": _transport,
     "breakdown": _breakdown,
-    "prediction": _prediction,
+    "prediction": prediction_chart,
 }

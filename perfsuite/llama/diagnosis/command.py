@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from perfsuite.commands import JsonFile, application, command_line, whole
+from perfsuite.commands import JsonFile, application, command_line, option, whole
 from perfsuite.errors import UsageError
 from perfsuite.llama.failures import runtime_failures
 from perfsuite.llama.options import (
@@ -57,60 +57,52 @@ def run(
     model: Model = MODEL,
     tokens: Tokens = None,
     stages: Stages = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="DEVICE", help="the worker's: cpu so far")
-    ] = "cpu",
+    device: Annotated[str, option("--device", "DEVICE", "the worker's: cpu so far")] = "cpu",
     rounds: Annotated[
         int,
-        typer.Option(
-            "--rounds",
-            metavar="ROUNDS",
-            parser=whole,
-            help="of micro-measurements and forward passes in alternation",
+        option(
+            "--rounds", "ROUNDS", "of micro-measurements and forward passes in alternation", whole
         ),
     ] = 3,
     threads: Threads = None,
     what_if: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--what-if",
-            metavar="KEY=VALUE",
-            help="project another transport=, device=, dtype= or number of calls rpc=; may be repeated. "
+            "KEY=VALUE",
+            "project another transport=, device=, dtype= or number of calls rpc=; may be repeated. "
             "Transports: zmq-ipc, zmq-tcp, shared-memory, frames-tcp. Devices: a100, h100, h100-pcie, h200, l4, l40s. "
             "Types: float32, bfloat16. Calls: from 1 to 1,000,000",
         ),
     ] = None,
     slowdown: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--slowdown",
-            metavar="PHASE=FACTOR",
-            help="make a phase of the forward passes slower, to see it found; may be repeated. Phases: "
+            "PHASE=FACTOR",
+            "make a phase of the forward passes slower, to see it found; may be repeated. Phases: "
             "serialize, transport, device, deserialize, trusted, total. Factors: of the phase's time, from 1",
         ),
     ] = None,
     timeline: Annotated[
         Path | None,
-        typer.Option(
-            "--timeline", metavar="FILE", help="also write a Chrome trace of one forward per stage"
-        ),
+        option("--timeline", "FILE", "also write a Chrome trace of one forward per stage"),
     ] = None,
-    chart: Annotated[
-        Path | None, typer.Option("--chart", metavar="FOLDER", help="also draw charts there")
-    ] = None,
+    chart: Annotated[Path | None, option("--chart", "FOLDER", "also draw charts there")] = None,
     json_file: JsonFile = None,
 ) -> int:
     """Measure, predict, write the files, print. Raises PerfsuiteError."""
     check_positive(tokens=tokens, rounds=rounds, threads=threads)
     import torch
 
-    from perfsuite.files import check_writable, write_json
+    from perfsuite.files import check_outputs, write_json
     from perfsuite.llama import prompts
     from perfsuite.llama.diagnosis.footprint import known_config
     from perfsuite.llama.diagnosis.measuring import measure
-    from perfsuite.llama.diagnosis.report import print_diagnosis
+    from perfsuite.llama.diagnosis.report import diagnosis_blocks
     from perfsuite.llama.diagnosis.what_if import parse_what_if
     from perfsuite.llama.ladder import choose_stages
+    from perfsuite.render import terminal
     from runtime import load_checkpoint
     from runtime.delay_injection import Delays, parse_factor
 
@@ -123,10 +115,7 @@ def run(
         )
     assumed = parse_what_if(what_if or [])
     factors = Delays(dict(map(parse_factor, slowdown or []))).factors
-    if json_file is not None:
-        check_writable(json_file, option="--json")
-    if timeline is not None:
-        check_writable(timeline, option="--timeline")
+    check_outputs({"--json": json_file, "--timeline": timeline})
     if chart is not None:
         from perfsuite.llama.diagnosis.charts import check_drawable  # needs the extra report
 
@@ -156,12 +145,12 @@ def run(
         trace = _timeline(checkpoint, chosen, input_ids, device, threads)
         write_json(timeline, trace, "--timeline")
     if json_file is not None:
-        write_json(json_file, result)
+        write_json(json_file, result.as_json())
     if chart is not None:
         from perfsuite.llama.diagnosis.charts import draw_charts
 
         draw_charts(result, chart)
-    print_diagnosis(result)
+    terminal.show(diagnosis_blocks(result))
     return 0
 
 
@@ -208,15 +197,15 @@ def _assemble(
         threads=asked.threads,
         rounds=asked.rounds,
         command=asked.command,
-        machine=fingerprint(asked.threads),
-        transport=transport,
+        machine=dict(fingerprint(asked.threads)),
+        transport=dict(transport),
         memory=sections.memory_section(findings),
         rates=sections.rates_section(findings),
         naive=sections.naive_section(transport, config, stages, tokens),
-        kernels=measured.kernels,
+        kernels=dict(measured.kernels),
         stages=rows,
         prediction=predictions,
-        median_error=median(abs(row["error"]) for row in predictions),
+        median_error=median(abs(row.error) for row in predictions),
         ranking_right=sections.ranking_right(predictions),
         ties=sections.ties(predictions),
         disturbed_runs=measured.disturbed,

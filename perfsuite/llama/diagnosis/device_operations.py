@@ -140,21 +140,31 @@ def _rotate(device: DeviceOperations, operation: Operation) -> Run:
 
 
 def _attention(device: DeviceOperations, operation: Operation) -> Run:
-    heads, kv_heads, tokens, size = operation.shape
+    return _attended(device, operation, *operation.shape)
+
+
+def _attended(
+    device: DeviceOperations,
+    operation: Operation,
+    heads: int,
+    kv_heads: int,
+    queries: int,
+    keys: int,
+    size: int,
+) -> Callable[[], torch.Tensor]:
     kernels = device.kernels(operation)
-    dtype = kernels.dtype
     # Queries and keys lie head after head once they are turned, values as they were projected.
-    query, key = device.values(dtype, 1, heads + kv_heads, tokens, size).tensor_split(
-        (heads,), dim=1
-    )
-    value = device.values(dtype, 1, tokens, kv_heads, size).transpose(1, 2)
+    turned = device.values(kernels.dtype, heads * queries + kv_heads * keys, size)
+    query, key = turned.tensor_split((heads * queries,))
+    query, key = query.view(1, heads, queries, size), key.view(1, kv_heads, keys, size)
+    value = device.values(kernels.dtype, 1, keys, kv_heads, size).transpose(1, 2)
     return lambda: kernels.attended(query, key, value)
 
 
 def _join_heads(device: DeviceOperations, operation: Operation) -> Run:
     heads, tokens, size = operation.shape
-    # As fused attention leaves it where it returns to the order of tokens: a view, and no copy.
-    x = device.values(device.kernels(operation).dtype, 1, tokens, heads, size).transpose(1, 2)
+    # As these kernels leave it: head after head, which is copied, or in the order of tokens, which is not.
+    x = _attended(device, operation, heads, heads, tokens, tokens, size)()
     return lambda: x.transpose(1, 2).reshape(tokens, heads * size)
 
 

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 
 import torch
 
+from runtime.caches import Window
 from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
+from runtime.devices.kv_cache import KvCache
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.transports.registry import TRANSPORTS, serve
@@ -75,6 +77,7 @@ class NullDevice(Device):
 
     def __init__(self, swept: int, flops: int) -> None:
         """Walk through ``swept`` bytes and do ``flops`` operations in the caches where a request says so."""
+        super().__init__()
         self.dtype = torch.float32
         self.name = self.kernels = "none"
         self._sweep = Sweep(swept)
@@ -102,8 +105,17 @@ class NullDevice(Device):
     ) -> None:
         self._answer(a, out)
 
-    def fused_layer(self, layer: int, x: torch.Tensor, out: torch.Tensor) -> None:
+    def fused_layer(self, layer: int, x: torch.Tensor, out: torch.Tensor, window: Window) -> None:
         self._answer(x, out)
+
+    def all_layers(self, x: torch.Tensor, out: torch.Tensor, window: Window) -> None:
+        self._answer(x, out)
+
+    def next_logits(self, token_ids: torch.Tensor, out: torch.Tensor, window: Window) -> None:
+        self._answer(token_ids, out)
+
+    def new_cache(self, batch: int, capacity: int) -> KvCache:
+        return KvCache.of(CONFIG, self.dtype, batch, capacity)
 
     def lm_head(self, x: torch.Tensor, out: torch.Tensor) -> None:
         self._answer(x, out)

@@ -1,232 +1,241 @@
-"""The diagnosis as text for a terminal or a log, in the order of its argument."""
+"""The diagnosis as blocks, in the order of its argument: the same for a terminal and for a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from statistics import median
-from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from perfsuite.llama.diagnosis.result import NAIVE_BYTES, Diagnosis, PredictionRow
+from perfsuite.llama.diagnosis.result import (
+    NAIVE_BYTES,
+    Diagnosis,
+    Fit,
+    Prediction,
+    Projection,
+    Stage,
+)
 from perfsuite.llama.forecast import CLAIMED_SHARES, FORECAST
 from perfsuite.llama.neighbours import told
-from perfsuite.llama.results import PHASES
-from perfsuite.llama.table import MISSING, WIDTH, format_bytes, print_plain
-from perfsuite.units import brief_seconds
+from perfsuite.llama.results import PHASES, Phases
+from perfsuite.llama.table import format_bytes
+from perfsuite.render.blocks import MISSING, Block, Heading, Note, Paragraph, Row, Table, columns
+from perfsuite.units import brief_seconds, counted
 
 _SHOWN_BYTES = (1024, 1024 * 1024, NAIVE_BYTES, 128 * 1024 * 1024)
 
 
-def print_diagnosis(result: Diagnosis, console: Console | None = None) -> None:
-    """Print ``result`` on stdout, or on ``console``: no line is wider than WIDTH columns."""
-    print_plain(Group(*_sections(result)), console, WIDTH)
-
-
-def _sections(result: Diagnosis) -> Iterator[RenderableType]:
-    yield Text(
-        f"{result['model']}, {result['tokens']:,} tokens, {result['device']}, "
-        f"{result['threads']} threads, {result['rounds']} rounds"
-    )
-    if result["disturbed_runs"]:
-        yield Text(f"busy: {told(result['disturbed_runs'], result['runs'])}")
-    yield from _titled("1. One transfer: round trip by payload sent", _transport(result))
-    yield from (_fit(road, found["fit"]) for road, found in result["transport"].items())
-    yield _memory(result)
-    yield from _titled("2. What one would conclude from it", _naive(result))
-    yield from _titled("3. Where a forward pass really spends its time", _phases(result))
+def diagnosis_blocks(result: Diagnosis) -> Iterator[Block]:
+    """Yield the whole diagnosis."""
+    tokens = f"{result.tokens:,} tokens ({result.prompt})"
+    counts = f"{counted(result.threads, 'thread')}, {counted(result.rounds, 'round')}"
+    yield Heading(f"{result.model}, {tokens}, {result.device}, {counts}")
+    if result.disturbed_runs:
+        yield Note(told(result.disturbed_runs, result.runs), "busy")
+    yield Heading("1. One transfer: round trip by payload sent", 2)
+    yield _transport(result)
+    for road, found in (result.transport or {}).items():
+        if found is not None and found.fit is not None:
+            yield Note(_fit(found.fit), f"{road}, back to back")
+    yield Note(_memory(result), "memory")
+    yield Heading("2. What one would conclude from it", 2)
+    yield _naive(result)
+    yield Heading("3. Where a forward pass really spends its time", 2)
+    yield _phases(result)
     yield _operations(result)
-    yield from map(_layers, result["stages"])
-    yield from _titled("4. Predicted from micro-measurements alone", _predictions(result))
-    yield from (Text(judgement(row)) for row in result["prediction"])
-    yield _ranking(result)
-    yield from _titled("5. The analysis' forecast, for a model of its own", _forecast(result))
-    projection = result["projection"]
-    if projection:
-        title = f"6. Projection, not a measurement: {', '.join(projection['assumed'])}"
-        yield from _titled(title, _projection(result, projection))
-        if projection["source"]:
-            yield Text(f"{projection['title']}: published peaks ({projection['source']});")
-            yield Text(
-                "a bound from below: launches, and what kernels reach of a peak, come on top"
-            )
+    yield from map(_layers, result.stages)
+    yield Heading("4. Predicted from micro-measurements alone", 2)
+    yield predictions(result)
+    yield from map(judgement, result.prediction)
+    yield Note(_ranking(result), "all")
+    yield Heading("5. The analysis' forecast, for a model of its own", 2)
+    yield _forecast(result)
+    if result.projection is not None:
+        assumed = ", ".join(result.projection.assumed)
+        yield Heading(f"6. Projection, not a measurement: {assumed}", 2)
+        yield projected(result, result.projection)
+        if result.projection.source:
+            yield Paragraph(bound(result.projection))
 
 
-def _titled(title: str, body: RenderableType) -> tuple[RenderableType, ...]:
-    return Text(), Text(title, style="bold"), body
+def bound(projection: Projection) -> str:
+    """Say whose figures a projection rests on, and what they leave out."""
+    return (
+        f"{projection.title}: published peaks ({projection.source}); a bound from below: "
+        "launches, and what kernels reach of a peak, come on top"
+    )
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for index, title in enumerate(titles):
-        left = index == 0 or title in ("", "how", "bound")
-        table.add_column(title, justify="left" if left else "right", no_wrap=index == 0)
-    return table
+def _seconds(phases: Phases) -> list[str]:
+    return [brief_seconds(phases[phase]) if phase in phases else MISSING for phase in PHASES]
 
 
 def _transport(result: Diagnosis) -> Table:
-    table = _table("road", "how", *(format_bytes(size) for size in _SHOWN_BYTES))
-    for road, found in result["transport"].items():
-        for how in ("back_to_back", "between_sweeps"):
-            sent = found[how]["sent"]
-            at = dict(zip(sent["bytes"], sent["round_trip_s"], strict=True))
-            shown = (brief_seconds(at[size]) if size in at else "-" for size in _SHOWN_BYTES)
-            table.add_row(road, how.replace("_", " "), *shown)
-    return table
+    heads = columns("road", "how", *map(format_bytes, _SHOWN_BYTES), left=("how",))
+    rows = []
+    for road, found in (result.transport or {}).items():
+        for how, curve in (found.sent if found else {}).items():
+            at = dict(curve.points)
+            shown = (brief_seconds(at[size]) if size in at else MISSING for size in _SHOWN_BYTES)
+            rows.append(Row((road, how.replace("_", " "), *shown)))
+    return Table(heads, rows)
 
 
-def _fit(road: str, fit: Mapping[str, Any]) -> Text:
+def _fit(fit: Fit) -> str:
     """Show the line; where it does not rise for certain, no throughput is known."""
-    alpha, beta = fit["alpha_s"], fit["beta_s_per_byte"]
-    low, high = alpha["low"] * 1e6, alpha["high"] * 1e6
-    begin = f"{road}, back to back: {alpha['value'] * 1e6:.0f} [{low:.0f}, {high:.0f}] us"
-    if beta["low"] <= 0:
-        return Text(f"{begin}, and no cost per byte that can be told from none")
-    value, least, most = (1e-9 / beta[key] for key in ("value", "high", "low"))
-    return Text(
+    alpha, beta = fit.alpha_s, fit.beta_s_per_byte
+    begin = f"{alpha.value * 1e6:.0f} [{alpha.low * 1e6:.0f}, {alpha.high * 1e6:.0f}] us"
+    if beta.low <= 0:
+        return f"{begin}, and no cost per byte that can be told from none"
+    value, least, most = (1e-9 / one for one in (beta.value, beta.high, beta.low))
+    return (
         f"{begin} + bytes / {value:.3g} [{least:.3g}, {most:.3g}] GB/s; "
-        f"off by up to {fit['worst_error']:.0%}"
+        f"off by up to {fit.worst_error:.0%}"
     )
 
 
-def _memory(result: Diagnosis) -> Text:
-    memory = result["memory"]
-    return Text(
-        f"memory: {memory['bandwidth'] / 1e9:.1f} GB/s read and written; filling pages for the first "
-        f"time {memory['first_touch_bytes_per_s'] / 1e9:.1f} GB/s, again "
-        f"{memory['warm_bytes_per_s'] / 1e9:.1f} GB/s"
+def _memory(result: Diagnosis) -> str:
+    rates = {name: f"{rate / 1e9:.1f} GB/s" for name, rate in result.memory.items()}
+    return (
+        f"{rates['bandwidth']} read and written; filling pages for the first time "
+        f"{rates['first_touch_bytes_per_s']}, again {rates['warm_bytes_per_s']}"
     )
 
 
 def _naive(result: Diagnosis) -> Table:
-    table = _table("road", "10 MB take", "so", *(stage["name"] for stage in result["stages"]))
-    for row in result["naive"]:
-        table.add_row(
-            row["road"],
-            brief_seconds(row["transfer_s"]),
-            f"{row['bytes_per_s'] / 1e6:,.0f} MB/s",
-            *(brief_seconds(row["concluded_s"][stage["name"]]) for stage in result["stages"]),
+    stages = result.stages
+    rows = [
+        Row(
+            (
+                row.road,
+                brief_seconds(row.transfer_s),
+                f"{row.bytes_per_s / 1e6:,.0f} MB/s",
+                *(brief_seconds(row.concluded_s[stage.name]) for stage in stages),
+            )
         )
-    carried = [format_bytes(stage["bytes"]) for stage in result["stages"]]
-    table.add_row("payload of a forward pass", "", "", *carried, style="dim")
-    measured = [brief_seconds(stage["measured_s"]) for stage in result["stages"]]
-    table.add_row("measured", "", "", *measured, style="bold")
-    return table
+        for row in result.naive
+    ]
+    carried = [format_bytes(stage.bytes) for stage in stages]
+    rows.append(Row(("payload of a forward pass", "", "", *carried), "dim"))
+    measured = [brief_seconds(stage.measured_s) for stage in stages]
+    rows.append(Row(("measured", "", "", *measured), "bold"))
+    return Table(columns("road", "10 MB take", "so", *(stage.name for stage in stages)), rows)
 
 
 def _phases(result: Diagnosis) -> Table:
-    table = _table("stage", "measured", *PHASES, "unexplained")
     claimed = [f"{CLAIMED_SHARES[p]:.0%}" if p in CLAIMED_SHARES else "" for p in PHASES]
-    table.add_row("claimed by the analysis", "", *claimed, "", style="dim")
-    for stage in result["stages"]:
-        phases, total = stage["phases_s"], stage["measured_s"]
-        shares = [f"{phases[phase] / total:.1%}" for phase in PHASES]
-        table.add_row(
-            stage["name"], brief_seconds(total), *shares, f"{stage['unexplained_share']:.2%}"
-        )
-    return table
+    rows = [Row(("claimed by the analysis", "", *claimed, ""), "dim")]
+    for stage in result.stages:
+        shares = [f"{stage.phases_s[phase] / stage.measured_s:.1%}" for phase in PHASES]
+        unexplained = f"{stage.unexplained_share:.2%}"
+        rows.append(Row((stage.name, brief_seconds(stage.measured_s), *shares, unexplained)))
+    return Table(columns("stage", "measured", *PHASES, "unexplained"), rows)
 
 
 def _operations(result: Diagnosis) -> Table:
-    table = _table("stage, operation", "calls", "total", *PHASES[:4], "share")
-    for stage in result["stages"]:
-        for row in stage["operations"]:
-            table.add_row(
-                f"{stage['name']}, {row['of']}",
-                str(row["calls"]),
-                brief_seconds(row["total_s"]),
-                *(brief_seconds(row[f"{phase}_s"]) for phase in PHASES[:4]),
-                f"{row['total_s'] / stage['measured_s']:.1%}",
+    rows = [
+        Row(
+            (
+                f"{stage.name}, {row.of}",
+                str(row.calls),
+                brief_seconds(row.total_s),
+                *(brief_seconds(getattr(row, f"{phase}_s")) for phase in PHASES[:4]),
+                f"{row.total_s / stage.measured_s:.1%}",
             )
-    return table
+        )
+        for stage in result.stages
+        for row in stage.operations
+    ]
+    return Table(columns("stage, operation", "calls", "total", *PHASES[:4], "share"), rows)
 
 
-def _layers(stage: Mapping[str, Any]) -> Text:
+def _layers(stage: Stage) -> Note:
     """Say how much the layers differ, as far as their calls go."""
-    layers = [row for row in stage["layers"] if row["of"] is not None]
-    slowest = max(layers, key=lambda row: float(row["total_s"]))
-    usual = median(row["total_s"] for row in layers)
-    return Text(
-        f"{stage['name']}: {len(layers)} layers, calls of {brief_seconds(usual)} in a usual one, of "
-        f"{brief_seconds(slowest['total_s'])} in layer {slowest['of']}, the slowest"
+    layers = [row for row in stage.layers if row.of is not None]
+    slowest = max(layers, key=lambda row: row.total_s)
+    usual = median(row.total_s for row in layers)
+    return Note(
+        f"{counted(len(layers), 'layer')}, calls of {brief_seconds(usual)} in a usual one, of "
+        f"{brief_seconds(slowest.total_s)} in layer {slowest.of}, the slowest",
+        stage.name,
     )
 
 
-def _predictions(result: Diagnosis) -> Table:
-    table = _table("stage", "", "total", "error", *PHASES)
-    for row in result["prediction"]:
-        predicted, measured = row["predicted_phases_s"], row["measured_phases_s"]
-        table.add_row(
-            row["stage"],
-            "predicted",
-            brief_seconds(row["predicted_s"]),
-            f"{row['error']:+.1%}",
-            *(brief_seconds(predicted[phase]) for phase in PHASES),
-        )
-        table.add_row(
-            "",
-            "measured",
-            brief_seconds(row["measured_s"]),
-            "",
-            *(brief_seconds(measured[phase]) for phase in PHASES),
-            style="dim",
-        )
-    return table
+def predictions(result: Diagnosis) -> Table:
+    """Return what the cost model says of each stage, above what was measured."""
+    rows = []
+    for row in result.prediction:
+        predicted = _seconds(row.predicted_phases_s)
+        error, total = f"{row.error:+.1%}", brief_seconds(row.predicted_s)
+        rows.append(Row((row.stage, "predicted", total, error, *predicted)))
+        measured = _seconds(row.measured_phases_s)
+        total = brief_seconds(row.measured_s)
+        rows.append(Row(("", "measured", total, "", *measured), "dim"))
+    heads = columns("stage", "", "total", "error", *PHASES, left=("",))
+    return Table(heads, rows, "Predicted and measured")
 
 
-def judgement(row: PredictionRow) -> str:
+def judgement(row: Prediction) -> Note:
     """Say in one line what a stage's error hangs on, or what moved."""
-    text = f"{row['stage']}: bound by {row['bound']}; the error hangs most on {row['hangs_on']}"
-    moved = row["moved"]
-    if moved:
+    text = f"bound by {row.bound}; the error hangs most on {row.hangs_on}"
+    if row.moved:
         text = (
-            f"{row['stage']}: {moved['phase']} takes {moved['factor']:.1f} times what the model says, "
-            f"{brief_seconds(moved['excess_s'])} too much; what moved is {moved['constant']}"
+            f"{row.moved['phase']} takes {row.moved['factor']:.1f} times what the model says, "
+            f"{brief_seconds(row.moved['excess_s'])} too much; what moved is {row.moved['constant']}"
         )
+    return Note(text, row.stage)
+
+
+def _ranking(result: Diagnosis) -> str:
+    order = "right" if result.ranking_right else "WRONG"
+    text = f"median error {result.median_error:.1%}; ranking of the stages {order}"
+    if result.ties:
+        pairs = ", ".join(" and ".join(pair) for pair in result.ties)
+        text += f"; not told apart, because their intervals overlap: {pairs}"
     return text
 
 
-def _ranking(result: Diagnosis) -> Text:
-    order = "right" if result["ranking_right"] else "WRONG"
-    text = f"median error {result['median_error']:.1%}; ranking of the stages {order}"
-    if result["ties"]:
-        pairs = ", ".join(" and ".join(pair) for pair in result["ties"])
-        text += f"; not told apart, because their intervals overlap: {pairs}"
-    return Text(text)
-
-
 def _forecast(result: Diagnosis) -> Table:
-    table = _table(
-        "stage", "forecast", "predicted", "measured", "forecast", "predicted", "measured"
-    )
-    rows: Sequence[PredictionRow] = result["prediction"]
-    first = rows[0]
-    for row in rows:
-        forecast, base = FORECAST.get(row["stage"]), FORECAST.get(first["stage"])
-        table.add_row(
-            row["stage"],
-            brief_seconds(forecast.latency_s) if forecast else MISSING,
-            brief_seconds(row["predicted_s"]),
-            brief_seconds(row["measured_s"]),
-            f"{base.latency_s / forecast.latency_s:.1f}x" if base and forecast else MISSING,
-            f"{first['predicted_s'] / row['predicted_s']:.1f}x",
-            f"{first['measured_s'] / row['measured_s']:.1f}x",
+    heads = ("stage", "forecast", "predicted", "measured", "forecast", "predicted", "measured")
+    first = result.prediction[0]
+    rows = []
+    for row in result.prediction:
+        forecast, base = FORECAST.get(row.stage), FORECAST.get(first.stage)
+        rows.append(
+            Row(
+                (
+                    row.stage,
+                    brief_seconds(forecast.latency_s) if forecast else MISSING,
+                    brief_seconds(row.predicted_s),
+                    brief_seconds(row.measured_s),
+                    f"{base.latency_s / forecast.latency_s:.1f}x" if base and forecast else MISSING,
+                    f"{first.predicted_s / row.predicted_s:.1f}x",
+                    f"{first.measured_s / row.measured_s:.1f}x",
+                )
+            )
         )
-    return table
+    return Table(columns(*heads), rows)
 
 
-def _projection(result: Diagnosis, projection: Mapping[str, Any]) -> Table:
-    table = _table("stage", "now", "projected", "gain", "RPCs", *PHASES, "bound")
-    for stage, row in zip(result["stages"], projection["stages"], strict=True):
-        table.add_row(
-            row["name"],
-            brief_seconds(stage["measured_s"]),
-            brief_seconds(row["projected_s"]),
-            f"{stage['measured_s'] / row['projected_s']:.1f}x",
-            str(row["rpc_count"]),
-            *(brief_seconds(row["phases_s"][phase]) for phase in PHASES),
-            row["bound"],
+def projected(result: Diagnosis, projection: Projection) -> Table:
+    """Return what a change would bring, beside what was measured."""
+    now = {row.stage: row.measured_s for row in result.prediction}
+    rows = [
+        Row(
+            (
+                row.name,
+                brief_seconds(now[row.name]) if row.name in now else MISSING,
+                brief_seconds(row.projected_s),
+                gain(now.get(row.name), row.projected_s),
+                str(row.rpc_count),
+                *_seconds(row.phases_s),
+                row.bound,
+            )
         )
-    return table
+        for row in projection.stages
+    ]
+    heads = ("stage", "now", "projected", "gain", "RPCs", *PHASES, "bound")
+    return Table(columns(*heads, left=("bound",)), rows, "Projected, by phase")
+
+
+def gain(now_s: float | None, projected_s: float) -> str:
+    """Return how many times as fast it would be."""
+    return MISSING if now_s is None else f"{now_s / projected_s:.1f}x"

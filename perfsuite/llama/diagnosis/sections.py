@@ -7,71 +7,74 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean, median
-from typing import Any
+from typing import Any, Literal
 
 from perfsuite import statistics
 from perfsuite.llama.cost_model import Prediction, predict, road_of
+from perfsuite.llama.diagnosis import result
 from perfsuite.llama.diagnosis.calibrating import TOUCHED_BYTES, Findings
 from perfsuite.llama.diagnosis.measuring import Timed
-from perfsuite.llama.diagnosis.result import NAIVE_BYTES, PredictionRow
+from perfsuite.llama.diagnosis.result import (
+    NAIVE_BYTES,
+    Curve,
+    Fit,
+    Fitted,
+    Naive,
+    Part,
+    Projected,
+    Projection,
+    Road,
+    Sweep,
+)
 from perfsuite.llama.diagnosis.sweep import CALL_PHASES, Samples
 from perfsuite.llama.diagnosis.what_if import WhatIf
 from perfsuite.llama.line_fit import fit_line
 from perfsuite.llama.residuals import CONSTANT_OF, moved_constant
-from perfsuite.llama.results import PHASES, interval_of
+from perfsuite.llama.results import PHASES
+from perfsuite.schema import Interval
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
 from runtime.trace import RpcRecord
 from runtime.traffic import forward_traffic
 
 
-def transport_section(samples: Mapping[str, Samples]) -> dict[str, Any]:
+def transport_section(samples: Mapping[str, Samples]) -> dict[str, Road]:
     """Return per road the curves of the sweeps, by phase, and the line through the round trips."""
-    section: dict[str, Any] = {}
-    for road, found in samples.items():
-        section[road] = {
-            name: {
-                kind: {
-                    "bytes": found.curve(kind, cold, ["serialize"]).sizes,
-                    **{
-                        f"{phase}_s": found.curve(kind, cold, [phase]).seconds
-                        for phase in CALL_PHASES
-                    },
-                    "round_trip_s": found.curve(kind, cold, CALL_PHASES[:3]).seconds,
-                }
-                for kind in ("sent", "received")
-            }
-            for name, cold in (("back_to_back", False), ("between_sweeps", True))
-        }
-        fit = fit_line(*found.round_trips("sent", cold=False))
-        section[road]["fit"] = {
-            "alpha_s": asdict(fit.alpha),
-            "beta_s_per_byte": asdict(fit.beta),
-            "worst_error": fit.worst,
-        }
-    return section
+    return {
+        road: Road(_sweep(found, cold=False), _sweep(found, cold=True), _fit(found))
+        for road, found in samples.items()
+    }
+
+
+def _sweep(found: Samples, *, cold: bool) -> Sweep:
+    return Sweep(*(_curve(found, kind, cold) for kind in ("sent", "received")))
+
+
+def _curve(found: Samples, kind: Literal["sent", "received"], cold: bool) -> Curve:
+    whole = found.curve(kind, cold, CALL_PHASES[:3])
+    phases = {f"{phase}_s": found.curve(kind, cold, [phase]).seconds for phase in CALL_PHASES}
+    return Curve(bytes=whole.sizes, round_trip_s=whole.seconds, **phases)
+
+
+def _fit(found: Samples) -> Fit:
+    fit = fit_line(*found.round_trips("sent", cold=False))
+    alpha, beta = (Fitted(one.value, one.low, one.high) for one in (fit.alpha, fit.beta))
+    return Fit(alpha, beta, fit.worst)
 
 
 def naive_section(
-    transport: Mapping[str, Any], config: ModelConfig, stages: Sequence[Stage], tokens: int
-) -> list[dict[str, Any]]:
+    transport: Mapping[str, Road], config: ModelConfig, stages: Sequence[Stage], tokens: int
+) -> list[Naive]:
     """Return what a single transfer suggests: a stage's bytes over its throughput, road by road."""
     section = []
-    for road, curves in transport.items():
-        sent = curves["back_to_back"]["sent"]
-        seconds = sent["round_trip_s"][sent["bytes"].index(NAIVE_BYTES)]
+    for name, road in transport.items():
+        seconds = dict(road.sent["back_to_back"].points)[NAIVE_BYTES]
         throughput = NAIVE_BYTES / seconds
-        section.append(
-            {
-                "road": road,
-                "transfer_s": seconds,
-                "bytes_per_s": throughput,
-                "concluded_s": {
-                    stage.name: forward_traffic(config, stage, tokens).total_bytes / throughput
-                    for stage in stages
-                },
-            }
-        )
+        concluded = {
+            stage.name: forward_traffic(config, stage, tokens).total_bytes / throughput
+            for stage in stages
+        }
+        section.append(Naive(name, seconds, throughput, concluded))
     return section
 
 
@@ -100,7 +103,7 @@ def rates_section(findings: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def stage_section(stage: Stage, forwards: Sequence[Timed]) -> dict[str, Any]:
+def stage_section(stage: Stage, forwards: Sequence[Timed]) -> result.Stage:
     """Return where the forward passes of ``stage`` spent their time: by phase, operation and layer."""
     # Of the middle forward passes, not a median for each phase: those would sum to another time.
     middle = [each.trace.totals() for each in _middle(forwards)]
@@ -108,19 +111,19 @@ def stage_section(stage: Stage, forwards: Sequence[Timed]) -> dict[str, Any]:
     estimate = statistics.median([each.seconds for each in forwards])
     measured = estimate.value
     unexplained = measured - sum(phases.values())
-    return {
-        "name": stage.name,
-        "measured_s": measured,
-        "interval_s": interval_of(estimate),
-        "samples_s": [each.seconds for each in forwards],
-        "phases_s": phases,
-        "operations": _grouped(forwards, lambda rpc: rpc.operation),
-        "layers": _grouped(forwards, lambda rpc: rpc.layer),
-        "unexplained_s": unexplained,
-        "unexplained_share": unexplained / measured,
-        "bytes": middle[0]["bytes_sent"] + middle[0]["bytes_received"],
-        "rpc_count": middle[0]["rpc_count"],
-    }
+    return result.Stage(
+        name=stage.name,
+        measured_s=measured,
+        interval_s=Interval.of(estimate),
+        samples_s=[each.seconds for each in forwards],
+        phases_s=phases,
+        operations=_grouped(forwards, lambda rpc: rpc.operation),
+        layers=_grouped(forwards, lambda rpc: rpc.layer),
+        unexplained_s=unexplained,
+        unexplained_share=unexplained / measured,
+        bytes=middle[0]["bytes_sent"] + middle[0]["bytes_received"],
+        rpc_count=middle[0]["rpc_count"],
+    )
 
 
 def _middle(forwards: Sequence[Timed]) -> Sequence[Timed]:
@@ -130,12 +133,12 @@ def _middle(forwards: Sequence[Timed]) -> Sequence[Timed]:
     return ordered[half : half + 1] if len(ordered) % 2 else ordered[half - 1 : half + 1]
 
 
-def _grouped(forwards: Sequence[Timed], key: Callable[[RpcRecord], object]) -> list[dict[str, Any]]:
+def _grouped(forwards: Sequence[Timed], key: Callable[[RpcRecord], str | int | None]) -> list[Part]:
     """Return the calls' seconds by phase, summed by ``key``, as medians over the forward passes."""
-    sums: dict[Any, list[dict[str, float]]] = defaultdict(list)
-    counts: dict[Any, int] = {}
+    sums: dict[str | int | None, list[dict[str, float]]] = defaultdict(list)
+    counts: dict[str | int | None, int] = {}
     for each in forwards:
-        groups: dict[Any, list[RpcRecord]] = defaultdict(list)
+        groups: dict[str | int | None, list[RpcRecord]] = defaultdict(list)
         for rpc in each.trace.rpcs:
             groups[key(rpc)].append(rpc)
         for name, rpcs in groups.items():
@@ -147,26 +150,22 @@ def _grouped(forwards: Sequence[Timed], key: Callable[[RpcRecord], object]) -> l
                 }
             )
     return [
-        {
-            "of": name,
-            "calls": counts[name],
-            **{phase: median(row[phase] for row in rows) for phase in rows[0]},
-        }
+        Part(name, counts[name], **{phase: median(row[phase] for row in rows) for phase in rows[0]})
         for name, rows in sums.items()
     ]
 
 
-def prediction_row(stage: Mapping[str, Any], prediction: Prediction) -> PredictionRow:
+def prediction_row(stage: result.Stage, prediction: Prediction) -> result.Prediction:
     """Return a stage's prediction beside its measured section, and the constant that its error hangs on."""
-    measured: Mapping[str, float] = stage["phases_s"]
+    measured = stage.phases_s
     worst = max(PHASES, key=lambda phase: abs(measured[phase] - prediction.phases[phase]))
     moved = moved_constant(measured, prediction.phases)
-    return PredictionRow(
+    return result.Prediction(
         stage=prediction.stage,
         predicted_s=prediction.total_s,
-        measured_s=stage["measured_s"],
-        measured_interval_s=stage["interval_s"],
-        error=prediction.total_s / stage["measured_s"] - 1,
+        measured_s=stage.measured_s,
+        measured_interval_s=stage.interval_s,
+        error=prediction.total_s / stage.measured_s - 1,
         predicted_phases_s=prediction.phases,
         measured_phases_s=measured,
         bound=prediction.bound,
@@ -175,34 +174,35 @@ def prediction_row(stage: Mapping[str, Any], prediction: Prediction) -> Predicti
     )
 
 
-def ranking_right(rows: Sequence[PredictionRow]) -> bool:
+def ranking_right(rows: Sequence[result.Prediction]) -> bool:
     """Say whether of any two stages the one that was measured faster is predicted to be faster.
 
     Two whose intervals overlap were not told apart by the measurement, and have no order: see ``ties``.
     """
     return all(
-        one["predicted_s"] < other["predicted_s"]
+        one.predicted_s < other.predicted_s
         for one, other in itertools.permutations(rows, 2)
         if _is_faster(one, other)
     )
 
 
-def ties(rows: Sequence[PredictionRow]) -> list[tuple[str, str]]:
+def ties(rows: Sequence[result.Prediction]) -> list[tuple[str, str]]:
     """Return the pairs of stages that the measurement did not tell apart."""
     return [
-        (one["stage"], other["stage"])
+        (one.stage, other.stage)
         for one, other in itertools.combinations(rows, 2)
         if not _is_faster(one, other) and not _is_faster(other, one)
     ]
 
 
-def _is_faster(one: PredictionRow, other: PredictionRow) -> bool:
-    return one["measured_interval_s"]["high"] < other["measured_interval_s"]["low"]
+def _is_faster(one: result.Prediction, other: result.Prediction) -> bool:
+    first, second = one.measured_interval_s, other.measured_interval_s
+    return first is not None and second is not None and first.high < second.low
 
 
 def projection_section(
     what_if: WhatIf, config: ModelConfig, stages: Sequence[Stage], tokens: int, findings: Findings
-) -> dict[str, Any] | None:
+) -> Projection | None:
     """Return the ladder that one would get under the assumptions; None without any."""
     if not what_if.texts:
         return None
@@ -211,20 +211,20 @@ def projection_section(
         for stage in what_if.stages(stages)
     ]
     accelerator = what_if.accelerator
-    return {
-        "assumed": list(what_if.texts),
-        "source": accelerator.source if accelerator else None,
-        "title": accelerator.title if accelerator else None,
-        "stages": [
-            {
-                "name": row.stage,
-                "road": what_if.road or road_of(stage.transport),
-                "projected_s": row.total_s,
-                "phases_s": row.phases,
-                "bounds_s": row.bounds,
-                "bound": row.bound,
-                "rpc_count": row.rpc_count,
-            }
+    return Projection(
+        assumed=list(what_if.texts),
+        source=accelerator.source if accelerator else None,
+        title=accelerator.title if accelerator else None,
+        stages=[
+            Projected(
+                name=row.stage,
+                road=what_if.road or road_of(stage.transport),
+                projected_s=row.total_s,
+                phases_s=row.phases,
+                bounds_s=dict(row.bounds),
+                bound=row.bound,
+                rpc_count=row.rpc_count,
+            )
             for stage, row in zip(stages, rows, strict=True)
         ],
-    }
+    )

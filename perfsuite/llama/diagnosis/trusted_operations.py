@@ -85,9 +85,9 @@ def _join_heads(dtype: torch.dtype, empty: Empty, heads: int, tokens: int, size:
     return lambda: empty(1, tokens, heads, size).transpose(1, 2).copy_(x)
 
 
-def _softmax(dtype: torch.dtype, empty: Empty, heads: int, tokens: int) -> Run:
-    scores = torch.randn(heads, tokens, tokens).to(dtype)
-    return lambda: causal_softmax(scores, empty(heads, tokens, tokens))
+def _softmax(dtype: torch.dtype, empty: Empty, heads: int, queries: int, keys: int) -> Run:
+    scores = torch.randn(heads, queries, keys).to(dtype)
+    return lambda: causal_softmax(scores, empty(heads, queries, keys))
 
 
 def _add(dtype: torch.dtype, empty: Empty, rows: int, features: int) -> Run:

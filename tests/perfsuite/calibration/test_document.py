@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from perfsuite.calibration.document import document
 from perfsuite.calibration.findings import find
 from perfsuite.calibration.runs import COMPARE, Kind, Run
+from perfsuite.render.markdown import markdown
 from tests.perfsuite.calibration.conftest import subject
+
+Golden = Callable[[str, str], None]
 
 MACHINE = {
     "cpu": "a processor",
@@ -19,7 +22,7 @@ COMMAND = "perfsuite calibrate runs tests"
 
 
 def text(runs: Mapping[Kind, Sequence[Run]]) -> str:
-    return document(find(runs), MACHINE, COMMAND, "2026-01-02", recordings=4)
+    return markdown(document(find(runs), MACHINE, COMMAND, "2026-01-02", recordings=4))
 
 
 def runs(kind: Kind, *verdicts: str, name: str = "mine", change: float = 1.0) -> list[Run]:
@@ -53,7 +56,7 @@ def test_comparisons_have_a_section_of_their_own() -> None:
     compared = Kind(mode=COMPARE)
     found = text({Kind(): runs(Kind(), "pass"), compared: runs(compared, "pass")})
     assert len(re.findall(r"^### ", found, re.MULTILINE)) == 2
-    assert "### Against the same revision, `perfsuite compare`" in found
+    assert "### Against the same revision, perfsuite compare" in found
     assert found.count("Baselines of 4 recordings") == 1
 
 
@@ -75,3 +78,15 @@ def test_the_phase_that_was_named_is_counted() -> None:
     kind = Kind(0.1, "device")
     found = text({kind: [Run(kind, {"mine": subject("mine", "regression", grew_most="device")})]})
     assert "Phase named right, +10%, device: 1 of 1 [3%, 100%]." in found
+
+
+def test_the_document_is_the_stored_one(golden: Golden) -> None:
+    slowed, phase, compared = Kind(0.1), Kind(0.1, "device"), Kind(mode=COMPARE)
+    named = subject("mine", "regression", grew_most="device", change=1.1)
+    found = {
+        Kind(): runs(Kind(), "pass", "pass", "inconclusive"),
+        slowed: runs(slowed, "regression", "regression", name="a|b", change=1.098),
+        phase: [Run(phase, {"mine": named})],
+        compared: runs(compared, "pass", "regression"),
+    }
+    golden("calibration.md", text(found))

@@ -1,6 +1,7 @@
 """The generator, and what comes of its conditions."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from perfsuite.calibration.simulate import (
     QUIET,
     Condition,
     Noise,
+    Row,
     Run,
     conditions,
     extensions_until_refused,
@@ -19,6 +21,9 @@ from perfsuite.calibration.simulate import (
     table,
 )
 from perfsuite.gate import sequential
+from perfsuite.render.markdown import markdown
+
+Golden = Callable[[str, str], None]
 
 
 def values(noise: Noise, count: int = 4000, servers: int = 12, seed: int = 0) -> np.ndarray:
@@ -121,7 +126,7 @@ def test_one_seed_gives_one_table() -> None:
     cases = [Condition("a", QUIET[:1]), Condition("b", QUIET[:1], 1)]
     rows = simulate(cases, 5, seed=1)
     assert simulate(cases, 5, seed=1) == rows
-    lines = table(rows).splitlines()
+    lines = markdown([table(rows)]).splitlines()
     assert len(lines) == 4
     assert lines[2].startswith("| a | ")
     assert {line.count("|") for line in lines} == {8}
@@ -131,3 +136,12 @@ def test_every_condition_has_a_name_of_its_own() -> None:
     names = [condition.name for condition in conditions()]
     assert len(set(names)) == len(names)
     assert all(len(condition.noises) == 4 for condition in conditions())
+
+
+def test_the_table_is_the_stored_one(golden: Golden) -> None:
+    shares = (0.001, 0.21, 0.98, 1.0)
+    rows = [
+        Row("quiet", 0.0123, 0.02, shares, 0.04, shares[::-1], 12.3),
+        Row("loud, 2 hours", 0.5, 0.0, shares[::-1], 1.0, shares, 36.0),
+    ]
+    golden("simulated.md", markdown([table(rows)]))

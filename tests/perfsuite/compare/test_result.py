@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from perfsuite.compare.result import BenchmarkResult, Comparison
+from perfsuite.compare.result import Comparison, moved
 from perfsuite.gate.outcome import Status
+from perfsuite.gate.reported import Subject
+from perfsuite.render.markdown import markdown
+from perfsuite.schema import decode
+from tests.perfsuite.conftest import plain_json, shown
+
+Golden = Callable[[str, str], None]
 
 UNKNOWN: dict[str, Any] = {"change": None, "change_interval": None}
 COMPARED = [Status.REGRESSION, Status.PASS, Status.IMPROVED, Status.INCONCLUSIVE]
@@ -41,14 +48,20 @@ ONE_SIDED = {
 }
 
 
+def read(content: dict[str, Any]) -> Subject:
+    return decode(content, Subject, "report.json")
+
+
 def comparison(*outcomes: dict[str, Any], **rest: Any) -> Comparison:
-    return Comparison(
-        "head 0123456789", "BASE main (abc)", list(map(BenchmarkResult.read, outcomes)), **rest
-    )
+    return Comparison("head 0123456789", "BASE main (abc)", list(map(read, outcomes)), **rest)
+
+
+def text(found: Comparison) -> str:
+    return shown(found.blocks(), width=None)
 
 
 def test_a_red_benchmark_shows_its_change_and_what_moved() -> None:
-    lines = comparison(outcome(), ONE_SIDED).text().splitlines()
+    lines = text(comparison(outcome(), ONE_SIDED)).splitlines()
     assert lines[0] == "head 0123456789 against BASE main (abc)"
     row = "fused      regression  10.0 ms  11.0 ms  +10.0% [+8.0%, +12.0%]  device +1.00 ms"
     assert row in lines
@@ -60,19 +73,19 @@ def test_a_red_benchmark_shows_its_change_and_what_moved() -> None:
 def test_what_moved_is_told_in_the_direction_of_the_change() -> None:
     faster = outcome("improved", change=0.9, change_interval=[0.88, 0.92])
     faster["phases"] = {"device": 0.9, "trusted": 0.1}
-    assert "trusted -1.00 ms" in comparison(faster).text()
-    assert "device" not in comparison(outcome("pass")).text()  # a green one claims no move
-    assert BenchmarkResult.read(outcome(phases={})).moved is None
+    assert "trusted -1.00 ms" in text(comparison(faster))
+    assert "device" not in text(comparison(outcome("pass")))  # a green one claims no move
+    assert moved(read(outcome(phases={}))) is None
 
 
 def test_an_open_verdict_gives_its_reason_and_what_was_left_out() -> None:
-    told = comparison(outcome("inconclusive", disturbed_rounds=16, **UNKNOWN)).text()
+    told = text(comparison(outcome("inconclusive", disturbed_rounds=16, **UNKNOWN)))
     assert "fused: the reason" in told
     assert "rounds left out, others used the machine: fused 16" in told
 
 
 def test_margins_that_differ_are_told_with_whose_they_are() -> None:
-    told = comparison(outcome(), outcome("regression", "other", margin=0.2)).text()
+    told = text(comparison(outcome(), outcome("regression", "other", margin=0.2)))
     assert "margin 5.0% (fused)" in told
     assert "margin 20.0% (other)" in told
 
@@ -80,13 +93,13 @@ def test_margins_that_differ_are_told_with_whose_they_are() -> None:
 @pytest.mark.parametrize("verdict", COMPARED)
 @pytest.mark.parametrize("name", ["fused", "a|b", "a\nb", "a\\|b"])
 def test_markdown_is_a_table_whatever_the_names_are(verdict: Status, name: str) -> None:
-    lines = comparison(outcome(verdict, name), ONE_SIDED).markdown().splitlines()
+    lines = markdown(comparison(outcome(verdict, name), ONE_SIDED).blocks()).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 3
     assert {row.replace("\\\\", "").replace("\\|", "").count("|") for row in rows} == {8}
     assert verdict.value in rows[-1]
-    assert len(comparison(outcome(verdict, name)).text().splitlines()) == len(
-        comparison(outcome(verdict)).text().splitlines()
+    assert len(text(comparison(outcome(verdict, name))).splitlines()) == len(
+        text(comparison(outcome(verdict))).splitlines()
     )
 
 
@@ -121,4 +134,20 @@ def test_the_exit_status_is_that_of_the_worst(verdicts: list[str], status: int) 
     assert comparison(*outcomes).exit_status == status
     broken = comparison(*outcomes, broken={"tests/test_it.py::test_it": "KeyError: 'x'"})
     assert broken.exit_status == (1 if status == 1 else 2)
-    assert "tests/test_it.py::test_it: KeyError: 'x'" in broken.text()
+    assert "tests/test_it.py::test_it: KeyError: 'x'" in text(broken)
+
+
+def test_what_is_shown_is_the_stored(golden: Golden) -> None:
+    found = comparison(
+        outcome(),
+        outcome("pass", "a|b <c>", change=1.001, change_interval=[0.99, 1.01], looks=1),
+        outcome("improved", "faster", change=0.9, change_interval=[0.88, 0.92], margin=0.2),
+        outcome("inconclusive", "open", disturbed_rounds=16, **UNKNOWN),
+        ONE_SIDED,
+        broken={"tests/test_it.py::test_it": "KeyError: 'x'"},
+        machine={"cpu": "Abacus 9"},
+        command="perfsuite compare main",
+    )
+    golden("comparison.txt", text(found))
+    golden("comparison.md", markdown(found.blocks()))
+    golden("comparison.json", plain_json(found.as_json()))

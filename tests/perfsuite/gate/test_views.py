@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,9 +13,15 @@ from perfsuite.gate import views
 from perfsuite.gate.inference import Judgement, Verdict
 from perfsuite.gate.outcome import Outcome, Status
 from perfsuite.gate.process import Process
+from perfsuite.gate.reported import reported
+from perfsuite.render.blocks import Note
+from perfsuite.render.markdown import markdown
+from perfsuite.render.terminal import lines
 from perfsuite.statistics import Estimate
+from tests.perfsuite.conftest import plain_json
 
 CHANGE = Estimate(1.102, 1.08, 1.125)
+Golden = Callable[[str, str], None]
 
 
 def outcome(status: Status = Status.REGRESSION, **fields: Any) -> Outcome:
@@ -34,6 +40,14 @@ def outcome(status: Status = Status.REGRESSION, **fields: Any) -> Outcome:
         "looks": 2,
     }
     return Outcome(status=status, **{**given, **fields})
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[str]:
+    return lines([views.table(list(map(reported, outcomes)))])
+
+
+def as_markdown(outcomes: Sequence[Outcome]) -> str:
+    return markdown([views.table(list(map(reported, outcomes)))])
 
 
 NOT_JUDGED: Mapping[str, Any] = {"processes": [], "judgement": None, "stored_phases": {}}
@@ -81,14 +95,14 @@ def test_whatever_happened_is_told_in_ten_lines_at_most(
     if not measured:
         found.processes = []
     assert len(views.failure(found, against).splitlines()) <= 10
-    assert len(views.summary([found, found])) == 3
-    assert len(views.markdown([found]).splitlines()) == 5
+    assert len(summary([found, found])) == 3
+    assert len(as_markdown([found]).splitlines()) == 5
     assert len(re.split(r"[\r\n]", views.annotation(found))) == 1
 
 
 def test_a_summary_has_a_line_for_each_below_the_names_of_its_columns() -> None:
     passed = outcome(Status.PASS, name="another of a longer name", throughput=20.0)
-    head, first, second, third = views.summary(
+    head, first, second, third = summary(
         [outcome(), passed, outcome(Status.NOT_MEASURED, reason="not on Tuesdays", **NOT_JUDGED)]
     )
     assert head.split() == ["benchmark", "verdict", "latency", "ratio", "change"]
@@ -106,25 +120,26 @@ def test_a_summary_has_a_line_for_each_below_the_names_of_its_columns() -> None:
 
 @pytest.mark.parametrize("status", [Status.INCONCLUSIVE, Status.EXTEND, Status.PORTABLE])
 def test_what_the_change_does_not_say_is_said_beside_it(status: Status) -> None:
-    _, line = views.summary([outcome(status, reason="because of that")])
+    _, line = summary([outcome(status, reason="because of that")])
     assert line.endswith("+10.2% [+8.0%, +12.5%], margin 2.0%; because of that")
 
 
 def test_a_long_reason_is_cut_short() -> None:
     words = "Traceback (most recent call last):\n" + 500 * "  a frame\n"
-    _, line = views.summary([outcome(Status.ONE_SIDED, reason=words, **NOT_JUDGED)])
+    _, line = summary([outcome(Status.ONE_SIDED, reason=words, **NOT_JUDGED)])
     assert "Traceback (most recent call last): a frame a frame" in line
     assert len(line) < 400
 
 
 def test_notes_are_told_once() -> None:
     noted = outcome(notes=["a tracer was switched off"])
-    assert views.notes([noted, noted]) == ["a tracer was switched off in the measured processes"]
+    _, *notes = views.blocks([reported(noted), reported(noted)])
+    assert notes == [Note("a tracer was switched off in the measured processes")]
 
 
 @pytest.mark.parametrize("status", Status)
 def test_markdown_has_a_row_with_a_sign_for_each(status: Status) -> None:
-    text = views.markdown([outcome(status)])
+    text = as_markdown([outcome(status)])
     row = text.splitlines()[-1]
     assert row.startswith("| ")
     assert f"| mine | {status.value} | 412 ns | 2.2 | " in row
@@ -143,16 +158,9 @@ def test_markdown_has_a_row_with_a_sign_for_each(status: Status) -> None:
     ],
 )
 def test_a_name_stays_one_cell_and_shows_as_it_is(name: str, cell: str) -> None:
-    row = views.markdown([outcome(name=name)]).splitlines()[-1]
+    row = as_markdown([outcome(name=name)]).splitlines()[-1]
     assert f"| {cell} | regression |" in row
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == 7
-
-
-@given(st.text())
-def test_any_text_stays_in_its_cell(text: str) -> None:
-    cell = views.escaped(text)
-    assert len(cell.splitlines()) <= 1
-    assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell)
 
 
 def test_an_annotation_is_at_the_tests_file() -> None:
@@ -163,3 +171,24 @@ def test_an_annotation_is_at_the_tests_file() -> None:
     )
     strange = outcome(Status.INCONCLUSIVE, node="a,b:c.py::test_it")
     assert views.annotation(strange).startswith("::warning file=a%2Cb%3Ac.py,title=latency inc")
+
+
+def test_what_is_shown_is_the_stored(golden: Golden) -> None:
+    """Every status, once with a measurement and where there may be none without."""
+    peak = Judgement(Verdict.PASS, Estimate(1.01, 0.99, 1.03), 0.05, 12, "why")
+    outcomes = [
+        outcome(status, name=status.value, notes=["a tracer was switched off"]) for status in Status
+    ]
+    outcomes += [
+        outcome(Status.NO_BASELINE, name="no | <b>", reason="none in\nf", **NOT_JUDGED),
+        outcome(Status.ONE_SIDED, name="other", node="t.py::t", reason="gone", **NOT_JUDGED),
+        outcome(Status.PASS, name="work", throughput=1000, memory=peak, in_turn="aaaaaaa"),
+        outcome(Status.REGRESSION, name="compared", base_s=374e-9, failed=True),
+    ]
+    subjects = list(map(reported, outcomes))
+    golden("summary.txt", "\n".join([*lines(views.blocks(subjects)), ""]))
+    golden("summary.md", markdown(views.blocks(subjects)))
+    golden("failures.txt", "\n\n".join([*map(views.failure, outcomes), ""]))
+    golden("against.txt", views.failure(outcomes[-1], "main") + "\n")
+    golden("annotations.txt", "\n".join([*map(views.annotation, outcomes), ""]))
+    golden("outcomes.json", plain_json([one.as_json(samples=one.failed) for one in outcomes]))

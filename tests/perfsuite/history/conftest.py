@@ -6,7 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from perfsuite.history.rates import noise
 
 Document = Callable[..., dict[str, Any]]
 WriteRuns = Callable[..., list[str]]
@@ -106,3 +109,9 @@ def write_runs(document: Document) -> WriteRuns:
 
 def commit_of(number: int) -> str:
     return f"{number + 1:03x}" + "0" * 37
+
+
+def levels(*steps: float, each: int = 30, seed: int = 0) -> list[float]:
+    """Runs on each of the levels, with 1 % of correlated noise."""
+    logs = noise(np.random.default_rng(seed), 1, each * len(steps), spread=0.01, phi=0.3)[0]
+    return list(np.repeat(steps, each) * np.exp(logs))

@@ -37,7 +37,7 @@ def test_a_step_without_noise_is_where_it_is() -> None:
     (change,) = trend.changes
     assert change.index == 20
     assert change.earliest <= 20 <= change.latest
-    assert change.size == pytest.approx(1.1)
+    assert change.size.value == pytest.approx(1.1)
     assert trend.levels == pytest.approx([1.0] * 20 + [1.1] * 20)
     assert trend.spread == pytest.approx(0, abs=1e-9)
 
@@ -67,7 +67,7 @@ def test_a_level_is_reported_with_its_true_size_from_its_fourth_run_on() -> None
     found = [detect(np.exp(row)).changes for row in drawn]
     right = [changes[-1] for changes in found if changes and changes[-1].index == 60 - MIN_SEGMENT]
     assert len(right) >= 90
-    assert np.mean([change.low <= 1.5 <= change.high for change in right]) >= 0.85
+    assert np.mean([change.size.low <= 1.5 <= change.size.high for change in right]) >= 0.85
 
 
 def test_the_noise_is_told() -> None:
@@ -101,6 +101,6 @@ def test_a_trend_fits_its_series_in_any_unit(values: list[float], scale: float) 
         assert min(np.diff(edges)) >= MIN_SEGMENT
     for change in trend.changes:
         assert 1 <= change.earliest <= change.index <= change.latest < len(values)
-        assert change.low <= change.size <= change.high
+        assert change.size.low <= change.size.value <= change.size.high
     scaled = detect([value * scale for value in values])
     assert [change.index for change in scaled.changes] == edges[1:-1]

@@ -30,12 +30,11 @@ def test_the_gates_figures_are_read(document: Document) -> None:
     (measurement,) = parsed(content).measurements
     assert measurement.subject == "fused"
     assert measurement.workload == "tiny, 64 tokens, cpu"
-    assert measurement.machine == "Abacus 9 (25.17), 2 cores, 1 threads"
+    assert measurement.machine == "Abacus 9 (25.17), 2 cores, 1 thread"
     assert measurement.versions == {"torch": "2.13.0", "python": "3.11.7", "kernel": "6.1"}
     assert measurement.ratio == 1.5
     assert measurement.seconds == 0.002
     assert measurement.verdict == "pass"
-    assert (measurement.low, measurement.high) == pytest.approx((1.44, 1.575))
     assert measurement.phases == {"device": 0.9}
     assert measurement.budgets == budgets
 

@@ -2,37 +2,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
 
 from perfsuite.errors import UsageError
-from perfsuite.llama.against import print_against, read_earlier
-from perfsuite.llama.results import LadderResult
-from perfsuite.llama.table import WIDTH
+from perfsuite.llama.against import against_blocks, check_alike, read_earlier
+from perfsuite.llama.results import Ladder
+from perfsuite.render.terminal import WIDTH
+from perfsuite.schema import decode
+from tests.perfsuite.conftest import shown
 
-Build = Callable[..., LadderResult]
+Build = Callable[..., dict[str, Any]]
+Golden = Callable[[str, str], None]
 
 
-def stored(folder: Path, result: LadderResult) -> Path:
+def stored(folder: Path, content: dict[str, Any]) -> Path:
     path = folder / "then.json"
-    path.write_text(json.dumps(result))
+    path.write_text(json.dumps(content))
     return path
 
 
-def shown(now: LadderResult, path: Path) -> str:
-    console = Console(file=StringIO(), markup=False, emoji=False, highlight=False)
-    print_against(now, read_earlier(path), console)
-    assert isinstance(console.file, StringIO)
-    return console.file.getvalue()
+def beside(now: dict[str, Any], path: Path) -> str:
+    ladder = decode(now, Ladder, "now.json")
+    return shown(against_blocks(ladder, path, read_earlier(path)))
 
 
 def test_both_runs_stand_beside_each_other(build_result: Build, tmp_path: Path) -> None:
-    text = shown(build_result(), stored(tmp_path, build_result(2.0)))
+    text = beside(build_result(), stored(tmp_path, build_result(2.0)))
     (line,) = (line for line in text.splitlines() if line.startswith("fused"))
     assert " ".join(line.split()) == (
         "fused 3.00 [2.80, 3.40] s 1.50 [1.40, 1.70] s 0.50 1.00 [0.80, 1.20] 0.50 [0.40, 0.60]"
@@ -46,7 +45,7 @@ def test_both_runs_stand_beside_each_other(build_result: Build, tmp_path: Path) 
 def test_another_machine_is_said(build_result: Build, tmp_path: Path) -> None:
     then = build_result()
     then["machine"] = {**then["machine"], "cpu": "Rod 1"}
-    text = " ".join(shown(build_result(), stored(tmp_path, then)).split())
+    text = " ".join(beside(build_result(), stored(tmp_path, then)).split())
     assert "on Rod 1, 2 cores" in text
     assert "now: on a processor with a rather long name" in text
 
@@ -54,12 +53,12 @@ def test_another_machine_is_said(build_result: Build, tmp_path: Path) -> None:
 def test_what_only_one_of_them_ran_has_a_dash(build_result: Build, tmp_path: Path) -> None:
     then, now = build_result(), build_result()
     del then["stages"][0], now["stages"][1]
-    text = shown(now, stored(tmp_path, then))
+    text = beside(now, stored(tmp_path, then))
     assert text.count(" - ") >= 4
 
 
-def test_of_one_round_no_interval_is_shown(build_result: Build, tmp_path: Path) -> None:
-    text = shown(build_result(), stored(tmp_path, build_result(rounds=1)))
+def test_of_one_round_no_interval_is_beside(build_result: Build, tmp_path: Path) -> None:
+    text = beside(build_result(), stored(tmp_path, build_result(rounds=1)))
     (line,) = (line for line in text.splitlines() if line.startswith("fused"))
     assert line.split()[:3] == ["fused", "1.50", "s"]
     assert line.count("[") == 2
@@ -79,10 +78,25 @@ def test_of_one_round_no_interval_is_shown(build_result: Build, tmp_path: Path) 
 def test_what_cannot_be_compared_is_refused(
     build_result: Build, tmp_path: Path, changes: dict[str, Any], problem: str
 ) -> None:
+    path = stored(tmp_path, build_result(**changes))
+
+    def use() -> None:
+        check_alike(path, read_earlier(path), "tiny", 1024, "cpu")
+
     with pytest.raises(UsageError, match=problem):
-        read_earlier(stored(tmp_path, build_result(**changes))).check(("tiny", 1024, "cpu"))
+        use()
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_earlier(tmp_path / "none.json")
+
+
+def test_the_text_is_the_stored_one(
+    build_result: Build, tmp_path: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then, now = build_result(2.0), build_result()
+    then["machine"] = {**then["machine"], "cpu": "Rod 1"}
+    del then["stages"][0], now["stages"][1]
+    monkeypatch.chdir(tmp_path)
+    golden("against.txt", beside(now, stored(Path(), then)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from perfsuite.llama.bursts import between_calls, patterns, weights_apart
-from perfsuite.llama.workload import operations
+from perfsuite.llama.recording import operations
 from runtime import STAGES
 from runtime.checkpoints import PRESETS, ModelConfig
 from runtime.operations import linear_shapes

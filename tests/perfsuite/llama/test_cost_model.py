@@ -9,8 +9,8 @@ from perfsuite.llama.bursts import patterns
 from perfsuite.llama.cost_model import BOUNDS, Accelerator, Assumptions, predict
 from perfsuite.llama.diagnosis.roads import ROADS
 from perfsuite.llama.machine_constants import Curve, MachineConstants, Rate, RateKey, Road, rate_key
+from perfsuite.llama.recording import operations
 from perfsuite.llama.results import PHASES
-from perfsuite.llama.workload import operations
 from runtime import STAGES
 from runtime.checkpoints import PRESETS, ModelConfig
 from runtime.traffic import forward_traffic

@@ -13,7 +13,7 @@ from perfsuite.__main__ import main
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.results import PHASES
 from perfsuite.llama.rows import BUDGETS, Forward, stage_row, unsplit_name
-from perfsuite.llama.table import WIDTH
+from perfsuite.render.terminal import WIDTH
 from runtime import STAGES, load_checkpoint
 from runtime.stages import ladder as rungs
 
@@ -104,9 +104,9 @@ def test_a_stage_without_the_baseline_has_no_speedup() -> None:
     }
     info = {"device_name": "abacus", "threads": 1, "kernels": "beads"}
     row = stage_row(stage, samples, info, str, seed=0)
-    assert row["vs_baseline"] is None
-    assert row["vs_baseline_interval"] is None
-    assert row["vs_unsplit"] == pytest.approx(1.5)
+    assert row.vs_baseline is None
+    assert row.vs_baseline_interval is None
+    assert row.vs_unsplit == pytest.approx(1.5)
 
 
 def test_traffic_that_changes_between_rounds_is_an_error() -> None:

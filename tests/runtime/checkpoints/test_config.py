@@ -74,57 +74,6 @@ def test_absent_and_null_fields_get_transformers_defaults() -> None:
         assert ours == ModelConfig.from_hf(theirs.to_dict())
 
 
-@pytest.mark.parametrize(
-    ("fields", "rope"),
-    [
-        ({}, {"rope_type": "default", "rope_theta": 5000.0}),
-        ({"rope_theta": None}, {"rope_type": "default", "rope_theta": 10_000.0}),
-        (
-            {"rope_scaling": {"type": "linear", "factor": 2}},
-            {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0},
-        ),
-        (
-            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "anything": "else"}},
-            {"rope_type": "dynamic", "rope_theta": 5000.0, "factor": 2.0},
-        ),
-        (
-            {"rope_parameters": {"rope_type": "default", "rope_theta": 7}, "rope_scaling": None},
-            {"rope_type": "default", "rope_theta": 7.0},
-        ),
-        (
-            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
-            {
-                "rope_type": "yarn",
-                "rope_theta": 5000.0,
-                "factor": 2.0,
-                "original_max_position_embeddings": 128,
-            },
-        ),
-        (
-            {
-                "original_max_position_embeddings": 32,
-                "rope_scaling": {
-                    "type": "longrope",
-                    "short_factor": [1] * 8,
-                    "long_factor": [2] * 8,
-                    "original_max_position_embeddings": 64,
-                },
-            },
-            {
-                "rope_type": "longrope",
-                "rope_theta": 5000.0,
-                "short_factor": [1.0] * 8,
-                "long_factor": [2.0] * 8,
-                "original_max_position_embeddings": 32,
-            },
-        ),
-        ({"partial_rotary_factor": 1.0}, {"rope_type": "default", "rope_theta": 5000.0}),
-    ],
-)
-def test_rope_settings_old_and_new(fields: dict[str, Any], rope: dict[str, Any]) -> None:
-    assert ModelConfig.from_hf({**PLAIN, **fields}).rope == rope
-
-
 REFUSED: list[tuple[str, Any]] = [
     ("model_type", "mistral"),
     ("model_type", None),
@@ -198,47 +147,6 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
-
-
-@pytest.mark.parametrize(
-    ("rope", "name"),
-    [
-        ({"rope_type": "axial"}, "rope_type"),
-        ({"type": "su"}, "rope_type"),
-        ({"rope_type": ["linear"]}, "rope_type"),
-        ({"rope_theta": 0}, "rope_theta"),
-        ({"rope_theta": 10**400}, "rope_theta"),
-        ({"rope_type": "linear"}, "factor"),
-        ({"rope_type": "linear", "factor": 0.0}, "factor"),
-        ({"rope_type": "linear", "factor": "2"}, "factor"),
-        ({"rope_type": "linear", "factor": float("nan")}, "factor"),
-        ({**LLAMA3, "low_freq_factor": None}, "low_freq_factor"),
-        ({**LLAMA3, "high_freq_factor": 1.0}, "high_freq_factor"),
-        ({**LLAMA3, "original_max_position_embeddings": 8.0}, "original_max_position_embeddings"),
-        ({**LONGROPE, "short_factor": [1.0] * 7}, "short_factor"),
-        ({**LONGROPE, "long_factor": 2.0}, "long_factor"),
-        ({**LONGROPE, "long_factor": [0.0] * 8}, "long_factor"),
-        ({**LONGROPE, "original_max_position_embeddings": 1}, "original_max_position_embeddings"),
-        ({"rope_type": "yarn", "factor": 2.0, "truncate": 1}, "truncate"),
-        ({"rope_type": "yarn", "factor": 2.0, "attention_factor": -1}, "attention_factor"),
-        ({"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}, "partial_rotary"),
-        ({"rope_type": "proportional", "partial_rotary_factor": 1.5}, "partial_rotary_factor"),
-        ({"full_attention": {"rope_type": "default"}}, "full_attention"),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
-def test_a_rope_refusal_names_the_field(rope: dict[str, Any], name: str, place: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"'{place}\.{name}"):
-        ModelConfig.from_hf({**PLAIN, place: rope})
-
-
-def test_dynamic_rope_needs_more_than_one_pair() -> None:
-    with pytest.raises(CheckpointError, match="'head_dim'"):
-        ModelConfig.from_hf(
-            {**PLAIN, "head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
-        )
 
 
 @st.composite

@@ -24,16 +24,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from torch.utils.dlpack import from_dlpack
 
-from runtime.errors import ArenaError, InputError, ProtocolError
+from runtime.errors import ArenaError, ProtocolError
 from runtime.tensors import TensorSpec
-from runtime.transports import shared_memory
 from runtime.transports.arena import ALIGNMENT, Arena, Slots, aligned
 from tests.runtime.peers import (
-    FakeSeqpacketWorker,
     Footprint,
     arena_mappings,
     sealed_memory,
-    small_checkpoint,
 )
 
 PAGE = 4096
@@ -411,83 +408,3 @@ def test_a_tensor_may_fill_the_arena_to_its_last_byte(arena: Arena) -> None:
 
 
 # Growing ----------------------------------------------------------------------------------------------
-
-
-def test_a_longer_prompt_gets_a_new_arena_and_old_tensors_keep_theirs(tmp_path: Path) -> None:
-    fake = FakeSeqpacketWorker(small_checkpoint(tmp_path), "fused")
-    llama = fake.open()
-    channel = llama._channel
-    try:
-        gc.collect()
-        before = arena_mappings()
-        channel.prepare(16 * PAGE)
-        old = channel.empty(spec(8)).fill_(7.0)
-        channel.prepare(16 * PAGE)
-        channel.prepare(PAGE)
-        assert arena_mappings() == before + 1, "there was room enough"
-
-        channel.prepare(64 * PAGE)
-        new = channel.empty(spec(8)).fill_(8.0)
-        everything = channel.empty(spec(60 * PAGE // 4)).fill_(9.0)
-        assert old.eq(7.0).all()
-        assert new.eq(8.0).all()
-        assert everything.eq(9.0).all()
-        assert arena_mappings() == before + 2
-        # The worker has the new one only: a place in the old one would be another there.
-        with pytest.raises(InputError, match="arena"):
-            channel.pack(old)
-
-        del old
-        gc.collect()
-        assert arena_mappings() == before + 1
-    finally:
-        llama.close()
-
-
-@pytest.mark.parametrize(("needed", "kept"), [(PAGE, 1), (4 * PAGE, 4), (16 * PAGE, 64)])
-def test_what_one_long_prompt_needed_is_given_back_when_none_needs_it_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: int, kept: int
-) -> None:
-    monkeypatch.setattr(shared_memory, "_KEPT_BYTES", PAGE)
-    fake = FakeSeqpacketWorker(small_checkpoint(tmp_path), "fused")
-    llama = fake.open()
-    channel = llama._channel
-    try:
-        gc.collect()
-        before = arena_mappings()
-        channel.prepare(64 * PAGE)
-        for _ in range(2 * shared_memory._WATCHED):
-            channel.prepare(needed)
-        slots: Slots = channel._slots  # type: ignore[attr-defined]
-        assert slots.arena.size == kept * PAGE
-        assert arena_mappings() == before + 1
-    finally:
-        llama.close()
-
-
-def test_what_does_not_lie_in_the_arena_cannot_be_named_in_a_message(tmp_path: Path) -> None:
-    fake = FakeSeqpacketWorker(small_checkpoint(tmp_path), "fused")
-    llama = fake.open()
-    channel = llama._channel
-    try:
-        channel.prepare(16 * PAGE)
-        tensor = channel.empty(spec(4, 4))
-        assert channel.pack(tensor) == channel.pack(tensor.view(16)) == 0
-        for wrong in (torch.zeros(4, 4), tensor[1], tensor.t(), tensor[:, :2]):
-            with pytest.raises(InputError, match="arena"):
-                channel.pack(wrong)
-    finally:
-        llama.close()
-
-
-def test_closing_releases_the_arena_even_under_living_tensors(tmp_path: Path) -> None:
-    fake = FakeSeqpacketWorker(small_checkpoint(tmp_path), "fused")
-    before = Footprint.of()
-    llama = fake.open()
-    llama.forward([1, 2, 3])
-    kept = llama._channel.empty(spec(8)).fill_(5.0)
-    llama.close()
-    llama.close()
-    assert kept.eq(5.0).all()
-    del kept, llama
-    assert Footprint.of() == before

@@ -14,7 +14,7 @@ import pytest
 from perfsuite.__main__ import main
 from perfsuite.llama.diagnosis import command
 from perfsuite.llama.results import PHASES
-from perfsuite.llama.table import WIDTH
+from perfsuite.render.terminal import WIDTH
 from runtime import STAGES, load_checkpoint
 from runtime.traffic import forward_traffic
 

@@ -85,10 +85,10 @@ def test_a_slower_phase_names_its_constant(
     stage = STAGES["shared-memory"]
     section = stage_section(stage, forwards(tiny, stage.name, TOKENS, {phase: 30.0}))
     row = prediction_row(section, predict(tiny.config, stage, TOKENS, findings.constants))
-    assert row["moved"] is not None
-    assert row["moved"]["phase"] == phase
-    assert f"what moved is {phase}: " in judgement(row)
-    assert row["error"] < -0.3
+    assert row.moved is not None
+    assert row.moved["phase"] == phase
+    assert f"what moved is {phase}: " in judgement(row).text
+    assert row.error < -0.3
 
 
 def test_a_constant_is_positive_and_a_larger_message_takes_longer(findings: Findings) -> None:
@@ -103,7 +103,7 @@ def test_a_constant_is_positive_and_a_larger_message_takes_longer(findings: Find
 
 def test_phases_explain_all_of_a_forward_pass(tiny: Checkpoint) -> None:
     section = stage_section(STAGES["fused"], forwards(tiny, "fused", TOKENS))
-    assert abs(section["unexplained_share"]) < 0.03
-    assert [row["of"] for row in section["operations"]] == ["embedding", "fused_layer", "lm_head"]
-    assert [row["of"] for row in section["layers"]] == [None, *range(tiny.config.num_layers)]
-    assert sum(row["calls"] for row in section["layers"]) == section["rpc_count"]
+    assert abs(section.unexplained_share) < 0.03
+    assert [row.of for row in section.operations] == ["embedding", "fused_layer", "lm_head"]
+    assert [row.of for row in section.layers] == [None, *range(tiny.config.num_layers)]
+    assert sum(row.calls for row in section.layers) == section.rpc_count

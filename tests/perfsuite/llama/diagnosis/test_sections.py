@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from perfsuite.llama.cost_model import Prediction
+from perfsuite.llama import cost_model
 from perfsuite.llama.diagnosis.measuring import Timed
-from perfsuite.llama.diagnosis.result import PredictionRow
+from perfsuite.llama.diagnosis.result import Prediction, Stage
 from perfsuite.llama.diagnosis.sections import prediction_row, ranking_right, stage_section, ties
 from perfsuite.llama.residuals import CONSTANT_OF
-from perfsuite.llama.results import PHASES, Interval
+from perfsuite.llama.results import PHASES
+from perfsuite.schema import Interval
 from runtime import STAGES
 from runtime.trace import RpcRecord, Trace
 
@@ -32,22 +34,22 @@ def forward(unit_s: float) -> Timed:
 
 def test_a_stage_is_broken_down_by_phase_operation_and_layer() -> None:
     section = stage_section(STAGES["fused"], [forward(1.0), forward(9.0), forward(2.0)])
-    assert section["measured_s"] == 62.0
-    assert section["phases_s"] == {
+    assert section.measured_s == 62.0
+    assert section.phases_s == {
         "serialize": 6.0, "transport": 12.0, "device": 24.0, "deserialize": 6.0, "trusted": 12.0,
     }  # fmt: skip
-    assert [(row["of"], row["calls"], row["total_s"]) for row in section["operations"]] == [
+    assert [(row.of, row.calls, row.total_s) for row in section.operations] == [
         ("embedding", 1, 16.0),
         ("fused_layer", 2, 32.0),
     ]
-    assert [(row["of"], row["device_s"]) for row in section["layers"]] == [
+    assert [(row.of, row.device_s) for row in section.layers] == [
         (None, 8.0),
         (0, 8.0),
         (1, 8.0),
     ]
-    assert section["bytes"] == 3 * 7
-    assert section["unexplained_s"] == 2.0
-    assert section["unexplained_share"] == pytest.approx(2 / 62)
+    assert section.bytes == 3 * 7
+    assert section.unexplained_s == 2.0
+    assert section.unexplained_share == pytest.approx(2 / 62)
 
 
 def skewed(seconds: float, device_s: float) -> Timed:
@@ -64,48 +66,50 @@ def test_the_phases_sum_to_the_time_beside_which_they_stand(count: int) -> None:
     """The median of each phase alone would not: here 5 + 5 of a median of 9 or 8.5."""
     forwards = [skewed(9.0, 1.0), skewed(10.0, 5.0), skewed(8.0, 7.0), skewed(8.0, 6.0)][:count]
     section = stage_section(STAGES["fused"], forwards)
-    told = sum(section["phases_s"].values()) + section["unexplained_s"]
-    assert told == pytest.approx(section["measured_s"])
-    assert section["unexplained_s"] == pytest.approx(0.0)
+    told = sum(section.phases_s.values()) + section.unexplained_s
+    assert told == pytest.approx(section.measured_s)
+    assert section.unexplained_s == pytest.approx(0.0)
 
 
-def predicted(**phases: float) -> Prediction:
-    return Prediction(
+def predicted(**phases: float) -> cost_model.Prediction:
+    return cost_model.Prediction(
         "fused", {**dict.fromkeys(PHASES, 1.0), **phases}, {"compute": 1.0}, {}, {}, 3
     )
 
 
-def row(**phases: float) -> PredictionRow:
-    section = {
-        "phases_s": dict.fromkeys(PHASES, 1.0),
-        "measured_s": 5.0,
-        "interval_s": {"low": 4.0, "high": 6.0},
-    }
+def row(**phases: float) -> Prediction:
+    section = Stage(
+        "fused", 5.0, Interval(4.0, 6.0), [5.0], dict.fromkeys(PHASES, 1.0), [], [], 0.0, 0.0, 1, 1
+    )
     return prediction_row(section, predicted(**phases))
 
 
 def test_an_error_is_signed_and_hangs_on_the_phase_that_is_most_wrong() -> None:
     found = row(device=1.5, trusted=0.9)
-    assert found["error"] == pytest.approx(0.08)
-    assert found["hangs_on"] == CONSTANT_OF["device"]
-    assert found["moved"] is None
+    assert found.error == pytest.approx(0.08)
+    assert found.hangs_on == CONSTANT_OF["device"]
+    assert found.moved is None
 
 
 def test_a_phase_that_takes_longer_than_predicted_moved() -> None:
     found = row(transport=0.4)
-    assert found["moved"] is not None
-    assert found["moved"]["phase"] == "transport"
-    assert found["moved"]["factor"] == pytest.approx(2.5)
+    assert found.moved is not None
+    assert found.moved["phase"] == "transport"
+    assert found.moved["factor"] == pytest.approx(2.5)
 
 
-def measured(*pairs: tuple[float, float]) -> list[PredictionRow]:
+def measured(*pairs: tuple[float, float]) -> list[Prediction]:
     """Stages a, b, ... by (predicted, measured); each was measured to half a second."""
-    rows: list[PredictionRow] = []
-    for name, (predicted_s, measured_s) in zip("abc", pairs, strict=False):
-        interval: Interval = {"low": measured_s - 0.5, "high": measured_s + 0.5}
-        each: PredictionRow = {**row(), "stage": name, "predicted_s": predicted_s}
-        rows.append({**each, "measured_interval_s": interval})
-    return rows
+    return [
+        replace(
+            row(),
+            stage=name,
+            predicted_s=predicted_s,
+            measured_s=measured_s,
+            measured_interval_s=Interval(measured_s - 0.5, measured_s + 0.5),
+        )
+        for name, (predicted_s, measured_s) in zip("abc", pairs, strict=False)
+    ]
 
 
 def ranked(*pairs: tuple[float, float]) -> bool:

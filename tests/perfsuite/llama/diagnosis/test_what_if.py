@@ -7,7 +7,8 @@ from perfsuite.llama.accelerators import load_accelerators
 from perfsuite.llama.bursts import patterns
 from perfsuite.llama.diagnosis.what_if import parse_what_if
 from perfsuite.llama.machine_constants import rate_key
-from perfsuite.llama.workload import memory_of, operations
+from perfsuite.llama.recording import operations
+from perfsuite.llama.workload import memory_of
 from runtime import STAGES
 from tests.runtime.models import small_config
 

@@ -1,0 +1,266 @@
+/* One new position per prompt through decoder layers, at the speed at which memory gives the weights.
+ *
+ * Weights are row-major (out features, in features), float32 or bfloat16, and each is read once for all prompts.
+ * Sums, the residual and whatever lies between are float32. One parallel region runs all layers: its threads
+ * divide the rows of each product, and wait for one another where a product needs all of the one before.
+ * Plain C: the compiler finds the vector instructions of the processor that it runs on.
+ */
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define ROWS 4    /* of a weight, multiplied at once: as many sums in registers */
+#define LANES 16  /* floats in a cache line; what threads write to is kept that far apart */
+#define LINE 64   /* bytes of a cache line */
+
+typedef uint16_t bf16;
+
+enum { Q, K, V, O, GATE, UP, DOWN, MODULES, BIASES = MODULES, ATTENTION_NORM = 2 * MODULES, MLP_NORM, POINTERS };
+
+typedef struct {
+    long hidden, heads, kv_heads, size, inner, capacity, batch, position;
+    int bf16_weights, bf16_cache;
+    float eps;
+} shape;
+
+INLINE float widen(bf16 x) {
+    union { uint32_t bits; float value; } wide = {(uint32_t)x << 16};
+    return wide.value;
+}
+
+/* to the nearest, ties to even; what is not a number stays none */
+INLINE bf16 narrow(float x) {
+    union { float value; uint32_t bits; } wide = {x};
+    if (x != x) return 0x7FC0;
+    return (bf16)((wide.bits + 0x7FFF + ((wide.bits >> 16) & 1)) >> 16);
+}
+
+INLINE float at(const void *x, const int is_bf16, long index) {
+    return is_bf16 ? widen(((const bf16 *)x)[index]) : ((const float *)x)[index];
+}
+
+INLINE void put(void *x, const int is_bf16, long index, float value) {
+    if (is_bf16) ((bf16 *)x)[index] = narrow(value);
+    else ((float *)x)[index] = value;
+}
+
+/* e^x for x <= 0 or not far above: 2^whole by the exponent's bits, the rest by its Taylor series; error < 2e-7 */
+INLINE float exponential(float x) {
+    x = x < -87.f ? -87.f : x > 87.f ? 87.f : x;
+    float whole = floorf(x * 1.44269504f + 0.5f);
+    /* ln 2 in two parts, so that the difference is exact. */
+    float f = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    float sum = 1.f + f * (1.f + f * (0.5f + f * (1.f / 6 + f * (1.f / 24 + f * (1.f / 120 + f / 720)))));
+    union { int32_t bits; float value; } power = {((int32_t)whole + 127) << 23};
+    return sum * power.value;
+}
+
+/* sums[r] = row r . x, for ROWS rows that lie `inner` elements apart */
+INLINE void dots(const void *rows, const int is_bf16, long first, long inner, const float *x, float *sums) {
+    float a = 0, b = 0, c = 0, d = 0;
+    const long n = inner, bytes = ROWS * n * (is_bf16 ? 2 : 4);
+    /* Some rows ahead, and past the end: the processor's own prefetching stops at each page. */
+    const char *ahead = (const char *)rows + (first / ROWS + (is_bf16 ? 2 : 1)) * bytes;
+    for (long i = 0; i < bytes; i += LINE) __builtin_prefetch(ahead + i);
+#pragma omp simd reduction(+ : a, b, c, d)
+    for (long i = 0; i < n; i++) {
+        a += at(rows, is_bf16, first * n + i) * x[i];
+        b += at(rows, is_bf16, (first + 1) * n + i) * x[i];
+        c += at(rows, is_bf16, (first + 2) * n + i) * x[i];
+        d += at(rows, is_bf16, (first + 3) * n + i) * x[i];
+    }
+    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+}
+
+INLINE float dot(const void *rows, const int is_bf16, long row, long inner, const float *x) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (long i = 0; i < inner; i++) sum += at(rows, is_bf16, row * inner + i) * x[i];
+    return sum;
+}
+
+/* out (batch, out_stride) [begin..end) = x (batch, inner) weight^T + bias, or added to it */
+INLINE void product(const void *weight, const int is_bf16, const float *bias, long begin, long end, long inner,
+                    const float *x, long batch, float *out, long out_stride, const int add) {
+    for (long row = begin; row < end; row += ROWS)
+        for (long b = 0; b < batch; b++) {
+            float sums[ROWS];
+            long count = end - row < ROWS ? end - row : ROWS;
+            if (count == ROWS) dots(weight, is_bf16, row, inner, x + b * inner, sums);
+            else for (long i = 0; i < count; i++) sums[i] = dot(weight, is_bf16, row + i, inner, x + b * inner);
+            for (long i = 0; i < count; i++) {
+                float *to = out + b * out_stride + row + i;
+                *to = (add ? *to : 0.f) + sums[i] + (bias ? bias[row + i] : 0.f);
+            }
+        }
+}
+
+static void multiply(const void *weight, int is_bf16, const float *bias, long begin, long end, long inner,
+                     const float *x, long batch, float *out, long out_stride, int add) {
+    if (is_bf16) product(weight, 1, bias, begin, end, inner, x, batch, out, out_stride, add);
+    else product(weight, 0, bias, begin, end, inner, x, batch, out, out_stride, add);
+}
+
+/* The part of `count` rows that is this thread's, in whole ROWS. */
+INLINE void share(long count, long *begin, long *end) {
+    long groups = (count + ROWS - 1) / ROWS, threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    *begin = groups * thread / threads * ROWS;
+    *end = groups * (thread + 1) / threads * ROWS;
+    if (*end > count) *end = count;
+    if (*begin > count) *begin = count;
+}
+
+static void rms_norm(const float *x, const float *weight, const shape *s, float *out) {
+    for (long b = 0; b < s->batch; b++) {
+        const float *row = x + b * s->hidden;
+        float squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (long i = 0; i < s->hidden; i++) squares += row[i] * row[i];
+        float scale = 1.f / sqrtf(squares / s->hidden + s->eps);
+        for (long i = 0; i < s->hidden; i++) out[b * s->hidden + i] = row[i] * scale * weight[i];
+    }
+}
+
+/* out (size) = x (size) turned by the position's angles, times scale; may be x itself */
+INLINE void rotate(const float *x, const shape *s, const float *cosine, const float *sine, float scale, float *out) {
+    long half = s->size / 2;
+    for (long i = 0; i < half; i++) {
+        float left = x[i], right = x[half + i];
+        out[i] = (left * cosine[i] - right * sine[i]) * scale;
+        out[half + i] = (right * cosine[i] + left * sine[i]) * scale;
+    }
+}
+
+/* out (size) = softmax(query . keys) values, over `count` positions; scores: (count, rounded up to ROWS) */
+INLINE void attend(const void *keys, const void *values, const int is_bf16, const shape *s, long count,
+                   const float *query, float *scores, float *out) {
+    long whole = count / ROWS * ROWS;
+    float most = -INFINITY, sum = 0;
+    for (long j = 0; j < whole; j += ROWS) dots(keys, is_bf16, j, s->size, query, scores + j);
+    for (long j = whole; j < count; j++) scores[j] = dot(keys, is_bf16, j, s->size, query);
+    for (long j = 0; j < count; j++) most = scores[j] > most ? scores[j] : most;
+#pragma omp simd reduction(+ : sum)
+    for (long j = 0; j < count; j++) sum += scores[j] = exponential(scores[j] - most);
+    memset(out, 0, s->size * sizeof *out);
+    for (long j = 0; j < whole; j += ROWS) {
+        const float *p = scores + j;
+#pragma omp simd
+        for (long i = 0; i < s->size; i++)
+            out[i] += p[0] * at(values, is_bf16, j * s->size + i) + p[1] * at(values, is_bf16, (j + 1) * s->size + i) +
+                      p[2] * at(values, is_bf16, (j + 2) * s->size + i) + p[3] * at(values, is_bf16, (j + 3) * s->size + i);
+    }
+    for (long j = whole; j < count; j++)
+        for (long i = 0; i < s->size; i++) out[i] += scores[j] * at(values, is_bf16, j * s->size + i);
+    for (long i = 0; i < s->size; i++) out[i] /= sum;
+}
+
+/* Append this position's key and value to the cache of a prompt's KV head, and attend with a head that shares it. */
+static void head(const shape *s, long prompt, long h, const float *projected, const float *cosine, const float *sine,
+                 char *keys, char *values, float *own, float *out) {
+    long group = s->heads / s->kv_heads, kv = h / group, width = s->bf16_cache ? 2 : 4;
+    long at_head = (prompt * s->kv_heads + kv) * s->capacity * s->size;
+    void *head_keys = keys + at_head * width, *head_values = values + at_head * width;
+    float *query = own, *key = own + s->size, *scores = own + 2 * s->size;
+    rotate(projected + h * s->size, s, cosine, sine, 1.f / sqrtf((float)s->size), query);
+    rotate(projected + (s->heads + kv) * s->size, s, cosine, sine, 1.f, key);
+    const float *value = projected + (s->heads + s->kv_heads + kv) * s->size;
+    /* Each head of a group writes the same: none has to wait for another. */
+    for (long i = 0; i < s->size; i++) {
+        put(head_keys, s->bf16_cache, s->position * s->size + i, key[i]);
+        put(head_values, s->bf16_cache, s->position * s->size + i, value[i]);
+    }
+    if (s->bf16_cache) attend(head_keys, head_values, 1, s, s->position + 1, query, scores, out);
+    else attend(head_keys, head_values, 0, s, s->position + 1, query, scores, out);
+}
+
+static long own_floats(const shape *s) {
+    long attention = 2 * s->size + s->position + 1 + ROWS, norm = s->batch * s->hidden;
+    return ((attention > norm ? attention : norm) + 2 * LANES) / LANES * LANES;
+}
+
+/* How many floats `decode_layers` needs to work in, with at most `threads` threads. */
+long decode_work(const shape *s, long threads) {
+    return s->batch * ((2 * s->heads + 2 * s->kv_heads) * s->size + 2 * s->inner) + threads * own_floats(s) + LANES;
+}
+
+/* x (batch, hidden) += `count` layers. layers: POINTERS of each; biases may be NULL.
+ * cache: the keys of the first of these layers, its values, the keys of the next, ...;
+ * each (batch, KV heads, capacity, size). cosine, sine: (half of size), of the new position.
+ * The number of threads is the caller's: torch may bring an OpenMP of its own, whose settings this one does not know. */
+void decode_layers(const shape *s, void *const *layers, long count, char *cache, const float *cosine,
+                   const float *sine, float *x, float *work, int threads) {
+    const long query = s->heads * s->size, key = s->kv_heads * s->size, all = query + 2 * key;
+    const long half_cache = s->batch * key * s->capacity * (s->bf16_cache ? 2 : 4);
+    const int narrow_weights = s->bf16_weights;
+    float *projected = work, *attended = projected + s->batch * all;
+    float *gate = attended + s->batch * query, *up = gate + s->batch * s->inner;
+    float *owns = up + s->batch * s->inner;
+#pragma omp parallel num_threads(threads)
+    {
+        float *own = owns + omp_get_thread_num() * own_floats(s);
+        long begin, end;
+        for (long l = 0; l < count; l++) {
+            void *const *p = layers + l * POINTERS;
+            char *keys = cache + 2 * l * half_cache, *values = keys + half_cache;
+
+            rms_norm(x, p[ATTENTION_NORM], s, own);
+            share(all, &begin, &end);
+            /* The rows of q, k and v, as if they were one weight's. */
+            for (long m = Q, first = 0; m <= V; m++) {
+                long rows = m == Q ? query : key;
+                long from = begin > first ? begin - first : 0, to = end - first < rows ? end - first : rows;
+                if (from < to)
+                    multiply(p[m], narrow_weights, p[BIASES + m], from, to, s->hidden, own, s->batch,
+                             projected + first, all, 0);
+                first += rows;
+            }
+#pragma omp barrier
+#pragma omp for schedule(static)
+            for (long i = 0; i < s->batch * s->heads; i++)
+                head(s, i / s->heads, i % s->heads, projected + i / s->heads * all, cosine, sine, keys, values, own,
+                     attended + i * s->size);
+            /* and waits here for all heads */
+            share(s->hidden, &begin, &end);
+            multiply(p[O], narrow_weights, p[BIASES + O], begin, end, query, attended, s->batch, x, s->hidden, 1);
+#pragma omp barrier
+            rms_norm(x, p[MLP_NORM], s, own);
+            share(s->inner, &begin, &end);
+            multiply(p[GATE], narrow_weights, p[BIASES + GATE], begin, end, s->hidden, own, s->batch, gate, s->inner, 0);
+            multiply(p[UP], narrow_weights, p[BIASES + UP], begin, end, s->hidden, own, s->batch, up, s->inner, 0);
+            for (long b = 0; b < s->batch; b++)
+                for (long i = b * s->inner + begin; i < b * s->inner + end; i++)
+                    gate[i] *= up[i] / (1.f + exponential(-gate[i]));
+#pragma omp barrier
+            share(s->hidden, &begin, &end);
+            multiply(p[DOWN], narrow_weights, p[BIASES + DOWN], begin, end, s->inner, gate, s->batch, x, s->hidden, 1);
+#pragma omp barrier
+        }
+    }
+}
+
+INLINE void rows_of(const void *weight, const int is_bf16, const float *bias, long begin, long end, long inner,
+                    const float *x, long batch, void *out, const int bf16_out, long rows) {
+    for (long row = begin; row < end; row += ROWS)
+        for (long b = 0; b < batch; b++) {
+            float sums[ROWS];
+            const long count = end - row < ROWS ? end - row : ROWS;
+            if (count == ROWS) dots(weight, is_bf16, row, inner, x + b * inner, sums);
+            else for (long i = 0; i < count; i++) sums[i] = dot(weight, is_bf16, row + i, inner, x + b * inner);
+            for (long i = 0; i < count; i++)
+                put(out, bf16_out, b * rows + row + i, sums[i] + (bias ? bias[row + i] : 0.f));
+        }
+}
+
+/* out (batch, rows), float32 or bfloat16 = x (batch, inner) weight^T + bias */
+void few_rows(const void *weight, int bf16_weight, const float *bias, long rows, long inner, const float *x,
+              long batch, void *out, int bf16_out, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        long begin, end;
+        share(rows, &begin, &end);
+        if (bf16_weight) rows_of(weight, 1, bias, begin, end, inner, x, batch, out, bf16_out, rows);
+        else rows_of(weight, 0, bias, begin, end, inner, x, batch, out, bf16_out, rows);
+    }
+}

@@ -1,0 +1,59 @@
+"""What the tests of the runtime share."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.checkpoints import Checkpoint
+from tests.runtime.peers import RealWorker, free_port, small_checkpoint
+
+
+@pytest.fixture
+def folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """An empty temporary folder, where whatever is left behind shows. Its path is short: sockets' are."""
+    tmp_path_factory.getbasetemp()  # pytest's own is made elsewhere, before
+    path = Path(tempfile.mkdtemp(prefix="t-"))
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RealWorker]]:
+    """One worker per transport and stage for all tests; a test that loses one spoils no other test.
+
+    Without a stage it is ``shared-memory`` at ``unix`` addresses, and ``baseline`` at ``ipc`` and ``tcp`` ones.
+    """
+    running: dict[tuple[str, str], RealWorker] = {}
+    count = itertools.count()
+
+    def worker(transport: str, stage: str | None = None) -> RealWorker:
+        stage = stage or ("shared-memory" if transport == "unix" else "baseline")
+        found = running.get((transport, stage))
+        if found is None or not found.alive:
+            if found is not None:
+                found.close()
+            address = f"{tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp())}/{next(count)}"
+            if transport == "tcp":
+                address = f"127.0.0.1:{free_port()}"
+            found = running[transport, stage] = RealWorker(stage, f"{transport}://{address}")
+        return found
+
+    yield worker
+    for one in running.values():
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A model of one narrow layer."""
+    return small_checkpoint(tmp_path_factory.mktemp("model"))

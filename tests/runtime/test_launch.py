@@ -1,0 +1,171 @@
+"""Starting a worker: what it gets, what is said where it cannot be started, and that nothing is left then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runtime import SplitError, SplitLlama, launch
+from runtime.errors import EndpointError, WorkerDied, WorkerError, WorkerTimeout
+from runtime.launch import worker_environment
+from tests.runtime.peers import (
+    Footprint,
+    leftovers,
+    small_checkpoint,
+    tiny,
+    wait_until,
+    worker_pid,
+)
+
+PROMPT = list(range(20))
+
+
+@pytest.mark.parametrize("stage", ["baseline", "shared-memory"])
+def test_a_worker_that_does_not_start_in_time_is_a_timeout_and_leaves_nothing(
+    stage: str, folder: Path
+) -> None:
+    before = Footprint.of()
+    with pytest.raises(WorkerTimeout):
+        SplitLlama.launch(tiny(), stage, start_timeout_s=0.1)
+    assert Footprint.of() == before
+    assert leftovers(folder) == []
+
+
+@pytest.mark.parametrize("stage", ["baseline", "shared-memory"])
+def test_a_worker_that_cannot_start_says_why_and_leaves_nothing(
+    stage: str, folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = small_checkpoint(tmp_path / "model")
+    checkpoint.source = str(tmp_path / "elsewhere")
+    before = Footprint.of()
+    with pytest.raises(WorkerDied, match="elsewhere"):
+        SplitLlama.launch(checkpoint, stage)
+    assert Footprint.of() == before
+    assert leftovers(folder) == []
+
+
+@pytest.mark.parametrize("stage", ["baseline", "shared-memory"])
+def test_where_no_process_can_be_started_nothing_is_left(
+    stage: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    before = Footprint.of()
+    with pytest.raises((SplitError, OSError)):
+        SplitLlama.launch(tiny(), stage)
+    assert Footprint.of() == before
+    assert leftovers(folder) == []
+
+
+def test_a_temporary_folder_too_deep_for_a_socket_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = folder / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    before = Footprint.of()
+    try:
+        SplitLlama.launch(tiny(), "baseline").close()
+    except EndpointError as error:
+        assert "endpoint: " in str(error)  # noqa: PT017 - either is right
+    assert wait_until(lambda: Footprint.of() == before), f"{Footprint.of()} was {before}"
+    assert leftovers(deep) == []
+
+
+def test_two_workers_of_one_process_do_not_disturb_each_other(folder: Path) -> None:
+    with (
+        SplitLlama.launch(tiny(), "shared-memory", threads=1) as first,
+        SplitLlama.launch(tiny(), "shared-memory", threads=1) as second,
+    ):
+        wanted = first.forward(PROMPT)
+        os.kill(worker_pid(first), signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            first.forward(PROMPT)
+        assert second.forward(PROMPT).equal(wanted)
+        first.close()
+        assert second.forward(PROMPT).equal(wanted)
+
+
+def test_a_worker_holds_no_descriptor_of_another_ones(folder: Path) -> None:
+    # If it did, the end of the one would not be noticed while the other runs.
+    with (
+        SplitLlama.launch(tiny(), "shared-memory", threads=1),
+        SplitLlama.launch(tiny(), "shared-memory", threads=1) as second,
+    ):
+        links = (
+            str(entry.readlink()) for entry in Path(f"/proc/{worker_pid(second)}/fd").iterdir()
+        )
+        assert sum(link.startswith("socket:") for link in links) == 1
+
+
+@pytest.mark.parametrize("stage", ["baseline", "shared-memory"])
+def test_nothing_in_the_current_folder_is_run_as_the_worker(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = "import os; os.write(2, b'trapped'); os._exit(9)"
+    (tmp_path / "queue.py").write_text(trap)
+    (tmp_path / "runtime").mkdir()
+    for name in ("__init__", "worker", "parent_watch"):
+        (tmp_path / "runtime" / f"{name}.py").write_text(trap)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")  # as an interactive interpreter has it
+    with SplitLlama.launch(tiny(), stage, threads=1) as llama:
+        llama.forward(PROMPT)
+
+
+def test_a_worker_is_not_trusted_with_the_users_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    with SplitLlama.launch(tiny(), "shared-memory", threads=1) as llama:
+        environment = psutil.Process(worker_pid(llama)).environ()
+    assert "secret" not in environment.values()
+    assert environment["OMP_WAIT_POLICY"] == "passive"
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_python_that_does_not_know_its_program_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(WorkerError, match=r"sys\.executable"):
+        SplitLlama.launch(tiny(), "shared-memory")
+
+
+def test_of_an_environment_only_what_computing_needs_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {
+        "PATH": "/bin",
+        "HOME": "/home/a",
+        "LC_ALL": "C",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "OMP_NUM_THREADS": "7",
+        "SPLIT_LLAMA_CACHE": "/c",
+        "GITHUB_TOKEN": "secret",
+        "SSH_AUTH_SOCK": "secret",
+        "HF_TOKEN": "secret",
+        "OMPX": "not OMP_",
+        "PATHOLOGICAL": "not PATH",
+    }
+    monkeypatch.setattr(os, "environ", own)
+    passed = worker_environment(3)
+    assert passed.pop("GOMP_SPINCOUNT").isdecimal()
+    assert passed.pop("OMP_NUM_THREADS") == "3"
+    assert passed == {
+        name: own[name]
+        for name in ("PATH", "HOME", "LC_ALL", "CUDA_VISIBLE_DEVICES", "SPLIT_LLAMA_CACHE")
+    }
+
+
+def test_a_worker_imports_from_nowhere_that_moves_with_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", ["", ".", "src", "/absolute", "/other"])
+    assert launch._import_paths() == ["/absolute", "/other"]
