@@ -14,7 +14,6 @@ import socket
 import struct
 import threading
 from contextlib import suppress
-from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -84,8 +83,8 @@ class Door:
     def _look(self) -> None:
         """Note what has happened since the last look; only with the lock, for no socket bears two threads."""
         failed = False
-        while not self._events.closed and self._events.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            message: dict[str, Any] = {**recv_monitor_message(self._events)}
+        while not self._events.closed and self._events.poll(0):
+            message = recv_monitor_message(self._events)
             event, descriptor = message["event"], message["value"]
             if event == zmq.EVENT_ACCEPTED:
                 self._serial += 1
