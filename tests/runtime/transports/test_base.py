@@ -105,7 +105,12 @@ def test_a_tensor_arrives_as_it_was(road: Road, spec: TensorSpec) -> None:
     assert sent.is_contiguous()
     copies = road.client.payload_copies
     payload = road.client.pack(sent)
+    road.client.send(b"with it")
+    road.server.receive()
+    road.server.expect(1)
     arrived = road.server.unpack("x", spec, decoded(payload))
+    road.server.send(b"answered")
+    road.client.receive()
     assert TensorSpec.of(arrived) == spec
     assert torch.equal(arrived, values)
     assert torch.equal(sent, values)
@@ -127,9 +132,15 @@ def test_results_come_to_where_the_client_looks_for_them(
         road.server.destination(index, spec, named).copy_(values_of(spec))
         for index, spec in enumerate(wanted)
     ]
+    road.client.send(b"a request")
+    road.server.receive()
+    payloads = [] if places else [decoded(road.server.pack(result)) for result in results]
+    road.server.send(b"its reply")
+    road.client.receive()
+    road.client.expect(len(payloads))
     found = [tensor for tensor, _ in places] or [
-        road.client.unpack("x", spec, decoded(road.server.pack(result)))
-        for spec, result in zip(wanted, results, strict=True)
+        road.client.unpack("x", spec, payload)
+        for spec, payload in zip(wanted, payloads, strict=True)
     ]
     for spec, result in zip(wanted, found, strict=True):
         assert torch.equal(result, values_of(spec))
