@@ -21,15 +21,17 @@ from runtime import STAGES, SplitLlama, load_checkpoint
 from runtime.checkpoints import ModelConfig
 from runtime.checkpoints.presets import PRESETS
 from runtime.rpc import RpcClient
-from runtime.traffic import Traffic, forward_traffic
+from runtime.stages import Stage
+from runtime.traffic import Traffic, append_traffic, forward_traffic
 
 _FILE = Path(__file__).with_name("budgets.json")
 _COPIES = "payload_copies"
 _MOST_MOVES = 12
+_TOKENS = 1024
 _RUNTIME = Path(runtime.__file__).parent
 
 Budgets = dict[str, dict[str, Any]]
-"""By preset and stage, at 1,024 tokens; the copies, which do not depend on the length, by stage, of ``tiny``."""
+"""By preset and stage, at ``_TOKENS`` tokens; the copies, which do not depend on the length, by stage, of ``tiny``."""
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +42,7 @@ def recorded(pytestconfig: pytest.Config) -> Iterator[Budgets]:
     budgets: Budgets = {_COPIES: {}}
     for preset in PRESETS:
         config = _config(preset)
-        budgets[preset] = {
-            name: _budget(forward_traffic(config, stage, 1024)) for name, stage in STAGES.items()
-        }
+        budgets[preset] = {name: _budgets(config, stage) for name, stage in STAGES.items()}
     yield budgets
     if set(budgets[_COPIES]) == set(STAGES):  # all were run
         write_json(_FILE, budgets, "--update-budgets")
@@ -66,12 +66,35 @@ def _budget(traffic: Traffic) -> Mapping[str, int]:
     }
 
 
+def _budgets(config: ModelConfig, stage: Stage) -> Mapping[str, Any]:
+    """Of a prompt of ``_TOKENS``, and of one more token."""
+    return {
+        **_budget(forward_traffic(config, stage, _TOKENS)),
+        "decode": _budget(append_traffic(config, stage, 1, start=_TOKENS)),
+    }
+
+
+def _measured(llama: SplitLlama) -> Mapping[str, int]:
+    totals = llama.last_trace.totals()
+    return _budget(Traffic(totals["rpc_count"], totals["bytes_sent"], totals["bytes_received"]))
+
+
 @pytest.mark.parametrize("tokens", [1, 7, 64])
 def test_calls_and_bytes_are_those_of_the_closed_formula(llama: SplitLlama, tokens: int) -> None:
     llama.forward(torch.arange(tokens))
-    totals = llama.last_trace.totals()
-    measured = Traffic(totals["rpc_count"], totals["bytes_sent"], totals["bytes_received"])
-    assert _budget(measured) == _budget(forward_traffic(llama.config, llama.stage, tokens))
+    assert _measured(llama) == _budget(forward_traffic(llama.config, llama.stage, tokens))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 64])
+def test_a_token_moves_what_the_closed_formula_says(llama: SplitLlama, tokens: int) -> None:
+    """Keys and values that the worker has do not cross again."""
+    with llama.open_context(1, tokens + 2) as context:
+        context.append(torch.arange(tokens))
+        for start in (tokens, tokens + 1):
+            context.append([1])
+            assert _measured(llama) == _budget(
+                append_traffic(llama.config, llama.stage, 1, start=start)
+            )
 
 
 def test_one_call_is_read_in_few_files() -> None:
@@ -115,8 +138,7 @@ def test_the_formula_gives_every_preset_its_recorded_budget(
     preset: str, stage: str, recorded: Budgets
 ) -> None:
     # What the formula demands is recorded too, so that a review sees it change.
-    expected = _budget(forward_traffic(_config(preset), STAGES[stage], 1024))
-    assert recorded[preset][stage] == expected
+    assert recorded[preset][stage] == _budgets(_config(preset), STAGES[stage])
 
 
 def test_every_recorded_budget_has_its_stage_and_preset(recorded: Budgets) -> None:

@@ -53,6 +53,12 @@ class Window:
     """Where the text ends that is appended at once, in whatever pieces, in tokens; 0 for ``end``."""
     cache: int | None = None
     """Its number."""
+    numbers: Numbers = field(init=False)
+    """What a call says of it."""
+
+    def __post_init__(self) -> None:
+        numbers = () if self.cache is None else (self.cache, self.start, self.length)
+        object.__setattr__(self, "numbers", numbers)
 
     @property
     def end(self) -> int:
@@ -67,11 +73,6 @@ class Window:
         keys that are cached stay as they are, as in ``transformers``.
         """
         return max(self.text, self.end)
-
-    @property
-    def numbers(self) -> Numbers:
-        """What a call says of it."""
-        return () if self.cache is None else (self.cache, self.start, self.length)
 
 
 class CacheBooks:

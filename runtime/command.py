@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from io import TextIOWrapper
 from types import FrameType
@@ -221,6 +222,8 @@ def _lines(first: str | None) -> Iterator[str]:
 
 def _read() -> str:
     if sys.stdin.isatty() and sys.stdout.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401 - lines can be edited then
         return input("> ")
     line = sys.stdin.readline()
     if not line:

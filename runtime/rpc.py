@@ -145,7 +145,8 @@ class RpcClient:
             outputs = self._checked_outputs(reply, specs, places)
             durations = WorkerDurations(reply.deserialize_s, reply.device_s, reply.serialize_s)
             worker_s = durations.checked_total_s(arrived - sent)
-            self.caches.note(call, cache, keys)
+            if cache:
+                self.caches.note(call, cache, keys)
         except BaseException:
             # Also on Ctrl-C: from here on the sides might not remember the same.
             self.broken = True
@@ -180,12 +181,12 @@ class RpcClient:
             raise ProtocolError(
                 "sequence", f"the reply answers {reply.sequence}, not {self._sequence}"
             )
-        self.channel.expect(len(reply.outputs))
         expected = 0 if places else len(specs)
         if len(reply.outputs) != expected:
             raise ProtocolError("outputs", f"{expected} expected, got {len(reply.outputs)}")
         if places:
             return [tensor for tensor, _ in places]
+        self.channel.expect(expected)
         for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
             if output.spec != spec:
                 raise ProtocolError(f"outputs[{index}]", f"must be {spec}, got {output.spec}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.answer import Answer
 from runtime.stages import Stage
-from runtime.trace import Totals
+from runtime.trace import Totals, added
 
 _PHASES = (
     ("device_s", "device"),
@@ -38,14 +39,17 @@ class Run:
     def of(cls, answer: Answer) -> Run | None:
         """Return what an answer took, None where it was cancelled before its first token."""
         made = answer.generation
-        if not made.totals:
+        if not made.first_totals:
             return None
+        totals = made.first_totals
+        if made.token_totals:
+            totals = added(totals, made.token_totals)
         return cls(
             answer.prompt_tokens,
             answer.kept_tokens,
             made.ttft_s,
             tuple(made.token_s),
-            made.totals,
+            totals,
         )
 
     @property
@@ -70,6 +74,15 @@ def speed(run: Run) -> str:
     return f"{told} ({_SLOWEST:.0%} within {_seconds(slow)} each)"
 
 
+def _speeds(runs: Sequence[Run]) -> str:
+    """Return how long and how fast several answers were."""
+    first = statistics.median(run.ttft_s for run in runs)
+    further = [seconds for run in runs for seconds in run.token_s]
+    told = f"{len(runs):,} of {sum(run.new_tokens for run in runs):,} tokens"
+    told += f"; the first one after {_seconds(first)} (median)"
+    return f"{told}, then {_figure(len(further) / sum(further))} tokens/s" if further else told
+
+
 def summary(runs: Sequence[Run], stage: Stage, device: str) -> str:
     """Return what ``runs`` took all together, where their time went, and what the worker saw."""
     totals = [run.totals for run in runs]
@@ -85,7 +98,7 @@ def summary(runs: Sequence[Run], stage: Stage, device: str) -> str:
     )
     new = sum(run.new_tokens for run in runs)
     lines = (
-        ("answer" if len(runs) == 1 else "last answer", speed(runs[-1])),
+        ("answer", speed(runs[0])) if len(runs) == 1 else ("answers", _speeds(runs)),
         ("time", f"{_seconds(whole)}: {shares}"),
         (
             "calls",

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
@@ -26,22 +27,52 @@ from perfsuite.llama.stage_workload import StageWorkload
 from perfsuite.llama.unsplit import DTYPES, load_unsplit
 from perfsuite.processes.child import end_with_parent
 from runtime import STAGES, SplitLlama, load_checkpoint
+from runtime.context import Context
+from runtime.trace import Trace
 from runtime.transports.registry import TRANSPORTS
+
+DECODED = 8  # tokens, so that cutting them off again hardly counts
 
 _START_TIMEOUT_S = 120.0
 _ATTEMPTS = 3
 
 
 class StageBenchmark:
-    """A stage that is launched by its first forward; a context manager that ends it."""
+    """A stage that is launched by its first call; a context manager that ends it."""
 
     def __init__(self, stage: str, workload: StageWorkload, delays: Mapping[str, float]) -> None:
         self._stage, self._workload, self._delays = stage, workload, delays
         self._resources = ExitStack()
+        self._traces: tuple[Trace, ...] = ()
 
     def forward(self) -> None:
         """Run one forward pass of the split model."""
         self._llama.forward(self._ids)
+        self._traces = (self._llama.last_trace,)
+
+    def decode(self) -> None:
+        """Append ``DECODED`` tokens to the prompt, one after another, and cut them off again."""
+        context = self._context
+        traces = []
+        for token in self._ids[0, :DECODED].tolist():
+            context.append([token])
+            traces.append(self._llama.last_trace)
+        context.trim(context.length - DECODED)
+        self._traces = (*traces, self._llama.last_trace)
+
+    def unsplit_decode(self) -> None:
+        """Do the same with the unsplit model and its own cache."""
+        with torch.inference_mode():
+            cache = self._unsplit_cache
+            for position in range(DECODED):
+                output = self._unsplit(
+                    input_ids=self._device_ids[:, position : position + 1],
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                output.logits[:, -1].float().cpu()
+            cache.crop(self._workload.tokens)
 
     def unsplit_forward(self) -> None:
         """Run one forward pass of the unsplit model in this process, on the same weights and device."""
@@ -51,13 +82,14 @@ class StageBenchmark:
             output.logits[:, -1].float().cpu()
 
     def phases(self) -> Mapping[str, float]:
-        """Return the seconds of the last forward by phase, whichever phases this revision knows."""
-        totals: Mapping[str, Any] = self._llama.last_trace.totals()
-        return {
-            name.removesuffix("_s"): float(value)
-            for name, value in totals.items()
-            if name.endswith("_s") and name != "total_s"
-        }
+        """Return the seconds of the last call of the benchmark by phase, whichever phases this revision knows."""
+        sums: Counter[str] = Counter()
+        for trace in self._traces:
+            totals: Mapping[str, Any] = trace.totals()
+            for name, value in totals.items():
+                if name.endswith("_s") and name != "total_s":
+                    sums[name.removesuffix("_s")] += value
+        return dict(sums)
 
     def __enter__(self) -> StageBenchmark:
         return self
@@ -101,6 +133,19 @@ class StageBenchmark:
                 **slower,
             )
         return self._resources.enter_context(launched)
+
+    @cached_property
+    def _context(self) -> Context:
+        tokens = self._workload.tokens
+        context = self._resources.enter_context(self._llama.open_context(1, tokens + DECODED))
+        context.append(self._ids)
+        return context
+
+    @cached_property
+    def _unsplit_cache(self) -> Any:
+        return self._unsplit(
+            input_ids=self._device_ids, use_cache=True, logits_to_keep=1
+        ).past_key_values
 
     @cached_property
     def _unsplit(self) -> Any:

@@ -204,6 +204,7 @@ class RawClient(ABC):
             "layer": None,
             "modules": [],
             "transpose_b": False,
+            "cache": [],
             "inputs": list(inputs),
             "outputs": [],
             **fields,

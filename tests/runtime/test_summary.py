@@ -63,8 +63,12 @@ def test_summary_says_where_the_time_went_and_what_the_worker_sees() -> None:
 
 def test_answers_of_a_conversation_are_added() -> None:
     lines = summary([ONE, LONG], STAGES["baseline"], "cpu").splitlines()
-    assert lines[0].startswith("last answer")
-    assert lines[0].endswith(speed(LONG))
+    assert lines[0].split(maxsplit=1) == [
+        "answers",
+        "2 of 102 tokens; the first one after 756 ms (median), then 47.6 tokens/s",
+    ]
+    (alone, *_) = summary([ONE, ONE], STAGES["baseline"], "cpu").splitlines()
+    assert alone.endswith("2 of 2 tokens; the first one after 12.3 ms (median)")
     assert "5.00 s: device 60%" in lines[1]
     assert lines[2].split(maxsplit=1)[1].startswith("306, 3.00 per new token; 1.50 MB sent")
 
