@@ -22,6 +22,7 @@ def test_the_ladder_is_that_of_the_specification() -> None:
         ("shared-memory", "shared-memory", "operation", "float32", "trusted"),
         ("fused", "shared-memory", "layer", "float32", "fused"),
         ("bf16", "shared-memory", "layer", "bfloat16", "fused"),
+        ("resident", "shared-memory", "model", "bfloat16", "fused"),
     ]
 
 
@@ -47,6 +48,7 @@ def test_element_types() -> None:
         "shared-memory": torch.float32,
         "fused": torch.float32,
         "bf16": torch.bfloat16,
+        "resident": torch.bfloat16,
         "fused-tcp": torch.float32,
     }
 
@@ -55,7 +57,7 @@ def test_what_the_worker_sees_follows_from_what_crosses() -> None:
     for stage in STAGES.values():
         sees_operations = "attention weights" in stage.worker_sees
         assert sees_operations == (stage.granularity == "operation")
-        assert ("hidden state" in stage.worker_sees) == (stage.granularity == "layer")
+        assert ("hidden state" in stage.worker_sees) == (not sees_operations)
         # every stage asks the worker to look embeddings up and to multiply by lm_head
         assert stage.worker_sees.startswith("token ids, ")
         assert stage.worker_sees.endswith(", logits")
