@@ -18,7 +18,8 @@ from contextlib import suppress
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from runtime.transports.endpoints import Endpoint
+from runtime.errors import EndpointError
+from runtime.transports.endpoints import inherited
 
 HANDSHAKE_S = 3.0
 """Time for a new connection to become one of ZeroMQ's, keys included; then it is closed."""
@@ -42,18 +43,14 @@ _DROP = struct.pack("HBBI", 6, 0, 0, 0)
 
 
 class Door:
-    """Knows the connections of a bound socket; for a tcp address, lets in ``MOST_INSIDE`` at a time."""
+    """Knows the connections of a bound socket; through a tcp listener, lets in ``MOST_INSIDE`` at a time."""
 
-    def __init__(self, server: zmq.Socket[bytes], endpoint: Endpoint | None) -> None:
-        """Make ``server``, which is not bound yet, listen through a socket made here; None leaves that to it.
-
-        Raises:
-            OSError, UnicodeError: if nobody can listen there.
-        """
+    def __init__(self, server: zmq.Socket[bytes], listener: socket.socket | None) -> None:
+        """Let ``server``, which is not bound yet, use ``listener``, which is the door's from now on."""
         self._server = server
-        self._listener = None if endpoint is None else _listen(endpoint)
-        if self._listener is not None:
-            server.setsockopt(zmq.USE_FD, os.dup(self._listener.fileno()))
+        self._listener = listener
+        if listener is not None:
+            server.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))
         self._shut = False
         self._spare: int | None = None
         self._keep_spare()
@@ -76,9 +73,10 @@ class Door:
 
     def _watch(self) -> None:
         while not self._closing:
-            select.select([self._events.fileno()], [], [], _LOOK_AGAIN_S)
             with self._lock:
                 self._look()
+            # It wakes only for what comes after a look that found nothing.
+            select.select([self._events.fileno()], [], [], _LOOK_AGAIN_S)
 
     def _look(self) -> None:
         """Note what has happened since the last look; only with the lock, for no socket bears two threads."""
@@ -91,32 +89,35 @@ class Door:
                 self._inside[descriptor] = self._serial
             elif event == zmq.EVENT_DISCONNECTED:
                 self._inside.pop(descriptor, None)
-            failed |= event == zmq.EVENT_ACCEPT_FAILED
-        self._open_or_shut(failed)
+            elif event == zmq.EVENT_ACCEPT_FAILED:
+                # At once: ZeroMQ tries again without a pause, and each time is an event.
+                failed = True
+                self._shut_door(True)
+                self._send_away()
+        self._shut_door(failed or len(self._inside) >= MOST_INSIDE)
 
-    def _open_or_shut(self, no_descriptor: bool) -> None:
+    def _shut_door(self, shut: bool) -> None:
         listener = self._listener
         if listener is None:
             return
-        full = no_descriptor or len(self._inside) >= MOST_INSIDE
-        if full and not self._shut:
+        if shut and not self._shut:
             program = ctypes.create_string_buffer(_DROP, len(_DROP))
             attached = struct.pack("HP", 1, ctypes.addressof(program))
             listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
-        elif self._shut and not full:
+        elif self._shut and not shut:
             listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-        self._shut = full
-        if no_descriptor:
-            self._send_away(listener)
+        self._shut = shut
 
-    def _send_away(self, listener: socket.socket) -> None:
+    def _send_away(self) -> None:
         """Take whoever waits at the door, and close: with the one descriptor that is kept for it."""
+        if self._listener is None:
+            return
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
         with suppress(OSError):
             while True:
-                listener.accept()[0].close()
+                self._listener.accept()[0].close()
         self._keep_spare()
 
     def _keep_spare(self) -> None:
@@ -137,8 +138,12 @@ class Door:
             self._spare = None
 
 
-def _listen(endpoint: Endpoint) -> socket.socket:
-    host, port = endpoint.host_and_port
+def listen_at(host: str, port: int) -> socket.socket:
+    """Listen at a tcp address, ``*`` for all of this host's; port zero is any that is free.
+
+    Raises:
+        OSError, UnicodeError: if nobody can listen there.
+    """
     ((family, *_, address), *_) = socket.getaddrinfo(
         None if host == "*" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -152,4 +157,19 @@ def _listen(endpoint: Endpoint) -> socket.socket:
     except OSError:
         listener.close()
         raise
+    return listener
+
+
+def inherited_listener(text: str) -> socket.socket:
+    """Return what this process inherited as descriptor number ``text``.
+
+    Raises:
+        EndpointError: if that does not listen at a tcp address.
+    """
+    listener = inherited(text)
+    listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if listener.family not in (socket.AF_INET, socket.AF_INET6) or not listens:
+        listener.close()
+        raise EndpointError(f"endpoint: fd://{text} does not listen at a tcp address")
+    listener.setblocking(False)
     return listener

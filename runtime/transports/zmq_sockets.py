@@ -36,8 +36,8 @@ from runtime.transports.base import (
     ServerChannel,
     Transport,
 )
-from runtime.transports.door import HANDSHAKE_S, Door
-from runtime.transports.endpoints import TCP, Endpoint, claimed
+from runtime.transports.door import HANDSHAKE_S, Door, inherited_listener, listen_at
+from runtime.transports.endpoints import INHERITED, TCP, Endpoint, claimed
 
 Part = bytes | bytearray | memoryview | zmq.Frame
 """Of a message."""
@@ -90,7 +90,7 @@ class ZmqChannel(Channel):
         self._socket: zmq.Socket[bytes] = self._context.socket(kind)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_PART_BYTES)
-        if endpoint.scheme == TCP:
+        if endpoint.scheme != IPC:
             self._socket.setsockopt(zmq.IPV6, "[" in endpoint.address)
             for option, value in _KEEPALIVE.items():
                 self._socket.setsockopt(option, value)
@@ -154,6 +154,8 @@ class ZmqClient(ZmqChannel, ClientChannel):
         super().__init__(zmq.REQ, endpoint)
         # ZeroMQ would wait for the peer to come back; a worker that went is gone.
         events = zmq.EVENT_DISCONNECTED
+        # A worker that was started here may take long to load before it looks who is at its port.
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, 0)
         if endpoint.keys is not None:
             self._socket.setsockopt(zmq.CURVE_SERVERKEY, endpoint.keys.peer)
             events |= _HANDSHAKE
@@ -221,12 +223,11 @@ class ZmqServer(ZmqChannel, ServerChannel):
         self._kept_serial = 0
         self._authenticator: ThreadAuthenticator | None = None
         try:
-            self._door = Door(self._socket, endpoint if endpoint.scheme == TCP else None)
-        except (OSError, UnicodeError) as error:
+            listener = _listener(endpoint)
+        except EndpointError:
             super().close()
-            raise EndpointError(
-                f"endpoint: cannot listen at {endpoint} ({getattr(error, 'strerror', None) or error})"
-            ) from error
+            raise
+        self._door = Door(self._socket, listener)
         try:
             if endpoint.keys is not None:
                 self._socket.setsockopt(zmq.CURVE_SERVER, 1)
@@ -238,7 +239,7 @@ class ZmqServer(ZmqChannel, ServerChannel):
             # ZeroMQ would remove whatever lies at a path.
             is_path = endpoint.scheme == IPC
             with claimed(endpoint, socket.SOCK_STREAM) if is_path else nullcontext():
-                self._socket.bind(str(endpoint))
+                self._socket.bind(str(endpoint) if listener is None else _address_of(listener))
         except (zmq.ZMQError, OSError) as error:
             self.close()
             raise EndpointError(
@@ -325,10 +326,11 @@ def transport(
     @contextmanager
     def meet(scheme: str) -> Iterator[Meeting]:
         if scheme == TCP:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = int(free.getsockname()[1])
-            endpoint = Endpoint(TCP, f"127.0.0.1:{port}")
-            yield Meeting(str(endpoint), lambda: client(endpoint))
+            # Made here and inherited: nobody else can take the port before the worker does.
+            with listen_at("127.0.0.1", 0) as listener:
+                at, given = _address_of(listener), listener.fileno()
+                endpoint = Endpoint(TCP, at.removeprefix(f"{TCP}://"))
+                yield Meeting(f"{INHERITED}://{given}", lambda: client(endpoint), (given,))
             return
         # A folder that only this user can enter.
         folder = tempfile.mkdtemp(prefix="split-llama-")
@@ -346,6 +348,25 @@ def transport(
         serve=serve,
         meet=meet,
     )
+
+
+def _listener(endpoint: Endpoint) -> socket.socket | None:
+    """Return what listens at a tcp address, or was inherited; None for ZeroMQ's own of a path."""
+    if endpoint.scheme == IPC:
+        return None
+    if endpoint.scheme == INHERITED:
+        return inherited_listener(endpoint.address)
+    try:
+        return listen_at(*endpoint.host_and_port)
+    except (OSError, UnicodeError) as error:
+        raise EndpointError(
+            f"endpoint: cannot listen at {endpoint} ({getattr(error, 'strerror', None) or error})"
+        ) from error
+
+
+def _address_of(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"{TCP}://[{host}]:{port}" if ":" in host else f"{TCP}://{host}:{port}"
 
 
 def _probe(endpoint: Endpoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import time
@@ -14,11 +15,11 @@ import pytest
 import zmq
 
 from runtime import SplitLlama
-from runtime.errors import WorkerBusy
-from runtime.transports import door
+from runtime.errors import EndpointError, WorkerBusy
 from runtime.transports.curve import generate
 from runtime.transports.door import MOST_INSIDE
 from runtime.transports.endpoints import Endpoint
+from runtime.transports.registry import TRANSPORTS, serve
 from runtime.transports.zmq_msgpack import MsgpackServer
 from tests.runtime.peers import (
     PATIENCE_S,
@@ -191,26 +192,49 @@ def test_without_a_descriptor_whoever_waits_is_sent_away_and_others_come_later(
     server: MsgpackServer, port: int
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with ExitStack() as crowd:
-        waiting = [crowd.enter_context(socket.socket()) for _ in range(5)]
-        last = [crowd.enter_context(socket.socket()) for _ in range(1)]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (last[0].fileno(), hard))
+    with socket.socket() as waiting, socket.socket() as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), hard))
         try:
-            for one in waiting:
-                one.settimeout(PATIENCE_S)
-                one.connect(("127.0.0.1", port))
-                one.sendall(b"\xff")
-            sent_away = 0
-            for one in waiting:
-                with suppress(ConnectionResetError):
-                    while one.recv(100):
-                        pass
-                sent_away += 1
-            assert sent_away == len(waiting)
+            waiting.settimeout(PATIENCE_S)
+            waiting.connect(("127.0.0.1", port))
+            with suppress(ConnectionResetError):
+                waiting.sendall(b"\xff")
+                assert waiting.recv(100) == b""  # and no greeting
+            assert not server._door._inside
+            assert wait_until(lambda: server._door._spare is not None)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert wait_until(comes_in(port))
-    assert door.MOST_INSIDE == MOST_INSIDE
+
+
+def inherits(*listening: socket.socket) -> list[str]:
+    return [f"fd://{os.dup(one.fileno())}" for one in listening]
+
+
+def test_of_what_is_inherited_only_a_tcp_listener_is_served(tmp_path: Path) -> None:
+    with (
+        socket.socket() as idle,
+        socket.socket(socket.AF_UNIX) as by_path,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+    ):
+        by_path.bind(str(tmp_path / "s"))
+        by_path.listen()
+        for endpoint in inherits(idle, by_path, datagrams):
+            with pytest.raises(EndpointError, match="does not listen at a tcp address"):
+                serve(endpoint, "zmq-frames")
+
+
+def test_no_other_process_can_take_the_port_of_a_worker_that_starts() -> None:
+    """What it would receive is the prompt."""
+    transport = TRANSPORTS["zmq-frames"]
+    with transport.meet("tcp") as meeting, closing(meeting.connect()) as client:
+        with socket.socket(fileno=os.dup(meeting.descriptors[0])) as listener:
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(listener.getsockname()).close()
+            (inherited,) = inherits(listener)
+        with closing(next(serve(inherited, "zmq-frames"))) as server:
+            client.send(b"the first that is said")
+            assert bytes(server.receive()) == b"the first that is said"
 
 
 # Turns ---------------------------------------------------------------------------------------------------
