@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perfsuite.llama.diagnosis.roads import ROADS
+from perfsuite.llama.diagnosis.routes import ROUTES
 
 ROOT = Path(__file__).parents[2]
 STAGE = '            Stage("extra", "extra-wire", "layer", "float32", "fused", _CLEAR_LAYERS),\n'
@@ -78,7 +78,7 @@ def test_the_diagnosis_explains_it(extended: Path) -> None:
     assert "extra-ipc" in run(extended, "perfsuite", "diagnose", *small.split())
     result = json.loads((extended / "d.json").read_text())
     assert [row["stage"] for row in result["prediction"]] == ["extra"]
-    assert set(result["transport"]) == {*ROADS, "extra-ipc"}
+    assert set(result["transport"]) == {*ROUTES, "extra-ipc"}
 
 
 @pytest.mark.slow

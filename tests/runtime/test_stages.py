@@ -27,7 +27,7 @@ def test_the_ladder_is_that_of_the_specification() -> None:
 
 
 def test_stages_are_found_by_their_own_names_in_order() -> None:
-    assert list(STAGES)[:4] == ["baseline", "shared-memory", "fused", "bf16"]
+    assert list(STAGES) == ["baseline", "shared-memory", "fused", "bf16", "resident", "fused-tcp"]
     for name, stage in STAGES.items():
         assert stage.name == name
         assert find_stage(name) is stage
@@ -57,7 +57,7 @@ def test_what_the_worker_sees_follows_from_what_crosses() -> None:
     for stage in STAGES.values():
         sees_operations = "attention weights" in stage.worker_sees
         assert sees_operations == (stage.granularity == "operation")
-        assert ("hidden state" in stage.worker_sees) == (not sees_operations)
+        assert ("hidden state" in stage.worker_sees) == (stage.granularity != "operation")
         # every stage asks the worker to look embeddings up and to multiply by lm_head
         assert stage.worker_sees.startswith("token ids, ")
         assert stage.worker_sees.endswith(", logits")
@@ -73,7 +73,7 @@ def test_the_ladder_cannot_be_changed() -> None:
 @pytest.mark.parametrize("name", ["", "Baseline", "fused ", "fp8", "baseline,fused"])
 def test_an_unknown_stage_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(
-        InputError, match=r"stage: .* baseline, shared-memory, fused, bf16"
+        InputError, match=r"stage: .* baseline, shared-memory, fused, bf16, resident"
     ) as caught:
         find_stage(name)
     assert repr(name) in str(caught.value)

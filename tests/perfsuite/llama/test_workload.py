@@ -46,4 +46,4 @@ def test_results_lie_where_the_transport_puts_them() -> None:
     assert memory == dict.fromkeys(STAGES, "arena") | dict.fromkeys(
         ("baseline", "fused-tcp"), "private"
     )
-    assert [memory_of(road) for road in ("zmq-tcp", "shared-memory")] == ["private", "arena"]
+    assert [memory_of(route) for route in ("zmq-tcp", "shared-memory")] == ["private", "arena"]
