@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from perfsuite.llama.diagnosis.routes import ROUTES
+
 ROOT = Path(__file__).parents[2]
 STAGE = '            Stage("extra", "extra-wire", "layer", "float32", "fused", _CLEAR_LAYERS),\n'
 TRANSPORT = '''"""Another way to carry tensors: ZeroMQ under another name."""
@@ -42,7 +44,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runtime/transports/extra_wire.py").write_text(TRANSPORT)
     registry = folder / "runtime/transports/registry.py"
     insert(registry, "zmq_msgpack.TRANSPORT", "extra_wire.TRANSPORT, ")
-    insert(registry, "shared_memory, zmq_msgpack\n", "extra_wire, ")
+    insert(registry, "shared_memory, zmq_frames, zmq_msgpack\n", "extra_wire, ")
     return folder
 
 
@@ -76,7 +78,7 @@ def test_the_diagnosis_explains_it(extended: Path) -> None:
     assert "extra-ipc" in run(extended, "perfsuite", "diagnose", *small.split())
     result = json.loads((extended / "d.json").read_text())
     assert [row["stage"] for row in result["prediction"]] == ["extra"]
-    assert set(result["transport"]) == {"zmq-ipc", "zmq-tcp", "shared-memory", "extra-ipc"}
+    assert set(result["transport"]) == {*ROUTES, "extra-ipc"}
 
 
 @pytest.mark.slow
