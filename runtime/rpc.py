@@ -116,7 +116,7 @@ class RpcClient:
         copies_before = self.channel.payload_copies
         started = time.perf_counter()
         input_specs = tuple(map(TensorSpec.of, inputs))
-        keys = self.caches.check(call, cache, input_specs) if cache else None
+        keys = self.caches.check(call, cache, input_specs)
         specs = self._output_specs(call, input_specs, keys)
         places = self.channel.reserve(specs)
         request = encode_request(
