@@ -13,10 +13,10 @@ import torch
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.bursts import Between
 from perfsuite.llama.diagnosis.null_worker import CONFIG, HELLO
-from runtime.launch import worker_environment
 from runtime.rpc import RpcClient
 from runtime.transports.base import ClientChannel, Transport
 from runtime.transports.registry import TRANSPORTS
+from runtime.watched_process import environment
 
 ROUTES: Mapping[str, tuple[Transport, str]] = MappingProxyType(
     {
@@ -68,7 +68,7 @@ def _open(name: str, resources: ExitStack, threads: int, *busy: str) -> ClientCh
             *("--transport", transport.name, "--endpoint", meeting.endpoint),
             *busy,
         ],
-        env=worker_environment(threads),
+        env=environment(threads),
         pass_fds=meeting.descriptors,
         stdin=subprocess.PIPE,
         process_group=0,  # Ctrl-C is the parent's to handle; its end closes stdin
