@@ -1,4 +1,4 @@
-"""Which keys and values a worker keeps for whom: the books of caches, kept by both sides of a conversation.
+"""Which keys and values a worker keeps for whom: the books of caches, kept by both sides of a session.
 
 A cache belongs to one generation, and its number is chosen by the trusted side. It grows at its end only: a call
 that appends says where, and neither side believes the other. Both derive from these books over how many
@@ -18,10 +18,12 @@ from runtime.rope import max_length
 from runtime.tensors import TensorSpec
 
 MOST_CACHES = 16
-"""Of one conversation, at a time."""
+"""Of one session, at a time."""
 
 MOST_PROMPTS = 256
 """Of one cache."""
+
+_MOST_NUMBER = 2**63 - 1
 
 Numbers = tuple[int, ...]
 """What a call says of a cache: its number, and what the operation needs to know beside that."""
@@ -89,7 +91,7 @@ class CacheBooks:
         return number in self._caches
 
     def clear(self) -> None:
-        """Forget all caches: a conversation begins."""
+        """Forget all caches: a session begins."""
         self._caches.clear()
 
     def check(self, call: Call, numbers: Numbers, inputs: Sequence[TensorSpec]) -> int | None:
@@ -155,6 +157,8 @@ class CacheBooks:
         return inputs[0].shape[0], inputs[0].shape[1]
 
     def _check_open(self, number: int, batch: int, capacity: int) -> None:
+        if not 0 <= number <= _MOST_NUMBER:
+            raise ProtocolError("cache", f"its number must be 0 to {_MOST_NUMBER}, got {number}")
         if number in self._caches:
             raise ProtocolError("cache", f"{number} is open already")
         if len(self) >= MOST_CACHES:

@@ -57,7 +57,7 @@ class WorkerError(SplitError):
 
 
 class WorkerDied(WorkerError):
-    """The worker's process or its connection ended in the middle of the conversation."""
+    """The worker's process or its connection ended in the middle of the session."""
 
 
 class WorkerTimeout(WorkerError):

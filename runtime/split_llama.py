@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from runtime.checkpoints.tokenizer import Tokenizer
 from runtime.chunks import chunks, in_one_piece
 from runtime.context import Context, new_number
 from runtime.delay_injection import DelayedRpcClient, Delays
+from runtime.descriptors import ZEROMQ, require_descriptors
 from runtime.devices import DEVICES
 from runtime.errors import InputError, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
@@ -39,7 +40,7 @@ from runtime.token_ids import TokenIds, checked_token_ids
 from runtime.trace import Trace
 from runtime.traffic import live_bytes
 from runtime.transports.base import ClientChannel
-from runtime.transports.registry import connect
+from runtime.transports.registry import TRANSPORTS, connect
 
 _CLOSED = "worker: this model is closed; launch another"
 _LOST = "context: its worker has ended; open another, and append everything again"
@@ -83,11 +84,11 @@ class SplitLlama:
         self._release = weakref.finalize(self, _release, self._process, cleanup)
 
     def _shake_hands(self, channel: ClientChannel) -> None:
-        conversation = (channel, self.config, self.stage.torch_dtype)
+        connection = (channel, self.config, self.stage.torch_dtype)
         rpc = (
-            DelayedRpcClient(*conversation, delays=self._delays)
+            DelayedRpcClient(*connection, delays=self._delays)
             if self._delays
-            else RpcClient(*conversation)
+            else RpcClient(*connection)
         )
         self.worker_info: Mapping[str, Any] = rpc.handshake(
             Hello(
@@ -127,6 +128,7 @@ class SplitLlama:
 
         Raises:
             InputError: for an unknown stage or device, or a number that is not positive.
+            CheckpointError: if the model's files changed since it was opened.
             EndpointError: if nobody can be reached at ``endpoint``, or not with these keys.
             HandshakeError: if the worker has another protocol, model, dtype or device.
             WorkerError: if it ends or does not answer.
@@ -136,6 +138,7 @@ class SplitLlama:
             raise InputError(
                 f"checkpoint: must be what load_checkpoint returns, got {type(given).__name__}"
             )
+        checkpoint.check_unchanged()
         row = find_stage(stage)
         if device not in DEVICES:
             raise InputError(f"device: {device!r} is unknown; choose one of {', '.join(DEVICES)}")
@@ -147,7 +150,9 @@ class SplitLlama:
         if restart and endpoint is not None:
             raise InputError("restart: only for a worker that is started here, not for an endpoint")
         delays = Delays(slowdown) if slowdown else None
-        with ExitStack() as cleanup:
+        if not TRANSPORTS[row.transport].shares_memory:
+            require_descriptors(ZEROMQ)
+        with _on_the_host(), ExitStack() as cleanup:
             cleanup.enter_context(IdleTeams())
             workers = cleanup.enter_context(ExitStack())
             process = None
@@ -382,7 +387,8 @@ class SplitLlama:
         with self._lock:
             if not self._release.alive:
                 raise WorkerError(_CLOSED)
-            yield
+            with _on_the_host():
+                yield
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
@@ -421,6 +427,12 @@ class SplitLlama:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _on_the_host() -> AbstractContextManager[object]:
+    """Let tensors that are made meanwhile lie in host memory, whatever default device the caller has set."""
+    device = torch.get_default_device()
+    return nullcontext() if device.type == "cpu" else torch.device("cpu")
 
 
 @dataclass(frozen=True)

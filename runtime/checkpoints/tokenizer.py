@@ -10,7 +10,7 @@ from typing import Protocol
 
 import tokenizers
 
-from runtime.checkpoints.weights import require_file
+from runtime.checkpoints.files import SteadyFile, is_there
 from runtime.errors import CheckpointError
 from runtime.text import printable
 
@@ -109,9 +109,8 @@ class ByteTokenizer:
 def open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a checkpoint's directory. Raises CheckpointError."""
     file = directory / TOKENIZER_FILE
-    require_file(file)
-    if file.exists():
-        return FileTokenizer(file)
+    if is_there(file):
+        return FileTokenizer(SteadyFile(file).path)
     missing = directory / NO_TOKENIZER_FILE
     if missing.exists():
         reason = printable(missing.read_text(errors="replace"), _LONGEST_REASON)

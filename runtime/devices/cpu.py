@@ -109,15 +109,15 @@ class CpuDevice(Device):
     def fused_layer(self, layer: int, x: torch.Tensor, out: torch.Tensor, window: Window) -> None:
         batch = len(x)
         x, out = x.view(batch * window.rows, -1), out.view(batch * window.rows, -1)
-        # The sum over all layers so far, and where this layer's terms are added to it.
-        before, after = (x, out) if self.dtype == torch.float32 else self._recalled(x)
         cache = self._kept(window)
         if self._decode and cache and window.rows == 1:
-            if after is not before:
-                after.copy_(before)
-            self._decode.layers(range(layer, layer + 1), after, window, cache, self._rope)
-        else:
-            self._layer(layer, before, after, batch, window)
+            summed = self._scratch.empty("residual", x.shape, torch.float32)
+            self._decode.layer(layer, x, out, summed, window, cache, self._rope)
+            self._summed = x.shape
+            return
+        # The sum over all layers so far, and where this layer's terms are added to it.
+        before, after = (x, out) if self.dtype == torch.float32 else self._recalled(x)
+        self._layer(layer, before, after, batch, window)
         if after is not out:
             out.copy_(after)
 
@@ -126,9 +126,10 @@ class CpuDevice(Device):
 
     def next_logits(self, token_ids: torch.Tensor, out: torch.Tensor, window: Window) -> None:
         token_ids = checked_ids(token_ids, self._config.vocab_size)
-        last = self._last_position(self._embeddings[token_ids], window)
+        # Rounded as where it crosses: the same logits, and of one seed the same tokens, as in other stages.
+        last = self._last_position(self._embeddings[token_ids], window).to(self.dtype)
         normed = rms_norm(last, self._final_norm, self._config.rms_norm_eps, torch.empty_like(last))
-        self.lm_head(normed.to(self.dtype), out)
+        self.lm_head(normed, out)
 
     def _last_position(self, x: torch.Tensor, window: Window) -> torch.Tensor:
         """Run all layers over the residual (batch, rows, hidden), in float32; return the last rows (batch, hidden)."""

@@ -240,6 +240,18 @@ void decode_layers(const shape *s, void *const *layers, long count, char *cache,
     }
 }
 
+/* As decode_layers, from x to out (batch, hidden) of the wire's type, by way of `sum` (batch, hidden), float32.
+ * Where x is bfloat16 it may be the rounding of the sum that the layer before left there: then that goes on. */
+void decode_rounded(const shape *s, void *const *layers, long count, char *cache, const float *cosine,
+                    const float *sine, const void *x, int is_bf16, float *sum, void *out, float *work, int threads) {
+    const long size = s->batch * s->hidden;
+    long same = 0;
+    if (is_bf16) while (same < size && narrow(sum[same]) == ((const bf16 *)x)[same]) same++;
+    if (same < size) for (long i = 0; i < size; i++) sum[i] = at(x, is_bf16, i);
+    decode_layers(s, layers, count, cache, cosine, sine, sum, work, threads);
+    for (long i = 0; i < size; i++) put(out, is_bf16, i, sum[i]);
+}
+
 INLINE void rows_of(const void *weight, const int is_bf16, const float *bias, long begin, long end, long inner,
                     const float *x, long batch, void *out, const int bf16_out, long rows) {
     for (long row = begin; row < end; row += ROWS)

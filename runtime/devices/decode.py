@@ -6,12 +6,12 @@ Where the machine has no C compiler, what serves for prompts serves for single p
 from __future__ import annotations
 
 import ctypes
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from runtime.caches import Window
-from runtime.checkpoints import Checkpoint
+from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.devices.compiled import compiled
 from runtime.devices.kv_cache import KvCache
 from runtime.devices.scratch import Scratch
@@ -49,6 +49,45 @@ class _Shape(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _Step:
+    """One new position: what every layer is told of it."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        window: Window,
+        cache: KvCache,
+        rope: RotaryEmbedding,
+        scratch: Scratch,
+    ) -> None:
+        self.window, self.cache = window, cache
+        _, _, batch, _, capacity, _ = cache.memory.shape
+        self._shape = _Shape(
+            config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim,
+            config.intermediate_size, capacity, batch, window.start, dtype == torch.bfloat16,
+            cache.memory.dtype == torch.bfloat16, config.rms_norm_eps,
+        )  # fmt: skip
+        self.threads = torch.get_num_threads()
+        self._tables = rope.tables(window.end, window.start, window.length)
+        self.cos, self.sin = (table.data_ptr() for table in self._tables)
+        size = library.decode_work(ctypes.byref(self._shape), self.threads)
+        self._memory = scratch.empty("decode", (size,), torch.float32)
+        self.work = self._memory.data_ptr()
+        self._keys = cache.memory.data_ptr()
+        self._layer_bytes = cache.memory[0].nbytes
+
+    def keys(self, layer: int) -> int:
+        """Where a layer's cache begins."""
+        return self._keys + layer * self._layer_bytes
+
+    def place(self, layer: int, pointers: ctypes.Array[ctypes.c_void_p]) -> tuple[Any, int]:
+        """Return the shape, and where the pointers of ``layer`` begin."""
+        first = layer * _POINTERS * ctypes.sizeof(ctypes.c_void_p)
+        return ctypes.byref(self._shape), ctypes.addressof(pointers) + first
+
+
 class DecodeKernels:
     """A model's weights, row by row, and what multiplies them by few rows of activations."""
 
@@ -60,6 +99,7 @@ class DecodeKernels:
         self._weights: list[dict[str, _Weight]] = []
         self._norms: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._pointers = (ctypes.c_void_p * 0)()
+        self._step: _Step | None = None
 
     @classmethod
     def open(
@@ -77,6 +117,10 @@ class DecodeKernels:
         library.few_rows.argtypes = (
             pointer, flag, pointer, size, size, pointer, size, pointer, flag, flag,
         )  # fmt: skip
+        library.decode_rounded.argtypes = (
+            pointer, pointer, size, pointer, pointer, pointer, pointer, flag, pointer, pointer, pointer, flag,
+        )  # fmt: skip
+        library.decode_rounded.restype = None
         library.decode_layers.restype = library.few_rows.restype = None
         return cls(library, checkpoint, dtype, scratch)
 
@@ -113,34 +157,45 @@ class DecodeKernels:
         self._norms, self._weights = norms, loaded
 
     def layers(
-        self,
-        layers: range,
-        x: torch.Tensor,
-        window: Window,
-        cache: KvCache,
-        rope: RotaryEmbedding,
+        self, layers: range, x: torch.Tensor, window: Window, cache: KvCache, rope: RotaryEmbedding
     ) -> None:
         """Apply consecutive layers to the residual ``x`` (batch, hidden), float32, in place.
 
         The new position's keys and values are appended to ``cache``.
         """
-        config = self._config
-        _, _, batch, _, capacity, _ = cache.memory.shape
-        shape = _Shape(
-            config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim,
-            config.intermediate_size, capacity, batch, window.start, self._dtype == torch.bfloat16,
-            cache.memory.dtype == torch.bfloat16, config.rms_norm_eps,
-        )  # fmt: skip
-        cos, sin = rope.tables(window.end, window.start, window.length)
-        threads = torch.get_num_threads()
-        size = self._library.decode_work(ctypes.byref(shape), threads)
-        work = self._scratch.empty("decode", (size,), torch.float32)
-        first = layers[0] * _POINTERS * ctypes.sizeof(ctypes.c_void_p)
+        step = self._step_of(window, cache, rope)
         self._library.decode_layers(
-            ctypes.byref(shape), ctypes.addressof(self._pointers) + first, len(layers),
-            cache.keys(layers[0]).data_ptr(), cos.data_ptr(), sin.data_ptr(), x.data_ptr(), work.data_ptr(),
-            threads,
+            *step.place(layers[0], self._pointers), len(layers), step.keys(layers[0]), step.cos, step.sin,
+            x.data_ptr(), step.work, step.threads,
         )  # fmt: skip
+
+    def layer(
+        self,
+        layer: int,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        summed: torch.Tensor,
+        window: Window,
+        cache: KvCache,
+        rope: RotaryEmbedding,
+    ) -> None:
+        """Apply one layer to ``x`` and write ``out``, both (batch, hidden) of the wire's type.
+
+        ``summed``, (batch, hidden) float32, holds the sum that ``out`` rounds: the layer after goes on from there.
+        """
+        step = self._step_of(window, cache, rope)
+        self._library.decode_rounded(
+            *step.place(layer, self._pointers), 1, step.keys(layer), step.cos, step.sin, x.data_ptr(),
+            x.dtype == torch.bfloat16, summed.data_ptr(), out.data_ptr(), step.work, step.threads,
+        )  # fmt: skip
+
+    def _step_of(self, window: Window, cache: KvCache, rope: RotaryEmbedding) -> _Step:
+        """Return what all layers of a step have in common; made when the first asks."""
+        if self._step is None or self._step.window != window or self._step.cache is not cache:
+            self._step = _Step(
+                self._library, self._config, self._dtype, window, cache, rope, self._scratch
+            )
+        return self._step
 
     def linear(self, layer: int, module: str, x: torch.Tensor, out: torch.Tensor) -> None:
         """Apply a module to ``x`` (rows, in features)."""

@@ -25,6 +25,7 @@ from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.random_weights import write_random_checkpoint
 from runtime.delay_injection import Delays
 from runtime.devices import open_device
+from runtime.devices.base import Device
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.stages import Stage, find_stage
@@ -156,6 +157,21 @@ def reference_model(
     ).eval()
 
 
+def reference_answer(
+    model: LlamaForCausalLM, input_ids: torch.Tensor, max_new_tokens: int
+) -> torch.Tensor:
+    """(batch, tokens) prompts and what ``transformers`` continues them with: greedily, and to no end token."""
+    model.generation_config.eos_token_id = None
+    answer: torch.Tensor = model.generate(
+        input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return answer
+
+
 @torch.inference_mode()
 def reference_logits(
     model: LlamaForCausalLM, input_ids: torch.Tensor | Sequence[Sequence[int]]
@@ -200,28 +216,46 @@ def serve_in_thread(
     timeout_s: float = 60.0,
     delays: Delays | None = None,
 ) -> Iterator[SplitLlama]:
-    """A whole stage without a process: its service runs in a thread, behind the stage's real road."""
-    row = find_stage(stage)
-    with (
-        channel_to(make_service(checkpoint, row, device), row, timeout_s=timeout_s) as channel,
-        SplitLlama(checkpoint, row, channel, device, ExitStack(), delays) as llama,
+    """A whole stage without a process: its service runs in a thread, behind the stage's real transport."""
+    with serve_with_device(checkpoint, stage, device, timeout_s=timeout_s, delays=delays) as (
+        llama,
+        _,
     ):
         yield llama
+
+
+@contextmanager
+def serve_with_device(
+    checkpoint: Checkpoint,
+    stage: str,
+    device: str = "cpu",
+    *,
+    timeout_s: float = 60.0,
+    delays: Delays | None = None,
+) -> Iterator[tuple[SplitLlama, Device]]:
+    """As ``serve_in_thread``, and the device that computes."""
+    row = find_stage(stage)
+    service = make_service(checkpoint, row, device)
+    with (
+        channel_to(service, row, timeout_s=timeout_s) as channel,
+        SplitLlama(checkpoint, row, channel, device, ExitStack(), delays) as llama,
+    ):
+        yield llama, service._device
 
 
 @contextmanager
 def channel_to(
     service: Service, stage: Stage, *, timeout_s: float = 60.0
 ) -> Iterator[ClientChannel]:
-    """The trusted side's end of the stage's road to ``service``, which runs in a thread."""
-    road = _zmq_road if stage.transport == "zmq-msgpack" else _shared_memory_road
-    with road(service) as channel:
+    """The trusted side's end of the stage's transport to ``service``, which runs in a thread."""
+    route = _zmq_route if stage.transport == "zmq-msgpack" else _shared_memory_route
+    with route(service) as channel:
         channel.set_timeout(timeout_s)
         yield channel
 
 
 @contextmanager
-def _shared_memory_road(service: Service) -> Iterator[ClientChannel]:
+def _shared_memory_route(service: Service) -> Iterator[ClientChannel]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     client = SharedMemoryClient(ours)
     thread = _start(service, SharedMemoryServer(theirs))
@@ -233,7 +267,7 @@ def _shared_memory_road(service: Service) -> Iterator[ClientChannel]:
 
 
 @contextmanager
-def _zmq_road(service: Service) -> Iterator[ClientChannel]:
+def _zmq_route(service: Service) -> Iterator[ClientChannel]:
     with tempfile.TemporaryDirectory() as folder:
         endpoint = Endpoint("ipc", f"{folder}/worker")
         thread = _start(service, _EndingZmqServer(endpoint))

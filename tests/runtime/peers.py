@@ -248,7 +248,7 @@ class RawSeqpacket(RawClient):
     def receive(self) -> bytes:
         raw = self.socket.recv(1 << 20)
         if not raw:
-            raise ConnectionError("the worker ended the conversation")
+            raise ConnectionError("the worker ended the session")
         return raw
 
     def bring(self, descriptors: Sequence[int], raw: bytes = b"arena") -> bytes:
@@ -437,7 +437,7 @@ class FakeWorker(ABC):
 
 
 class FakeSeqpacketWorker(FakeWorker):
-    """One conversation after another, each over a pair of sockets."""
+    """One session after another, each over a pair of sockets."""
 
     def __init__(self, checkpoint: Checkpoint, stage: str) -> None:
         super().__init__(checkpoint, stage)
@@ -468,7 +468,7 @@ class FakeSeqpacketWorker(FakeWorker):
 
 
 class FakeZmqWorker(FakeWorker):
-    """One REP socket for every conversation of a test."""
+    """One REP socket for every session of a test."""
 
     def __init__(self, checkpoint: Checkpoint, stage: str, folder: Path) -> None:
         super().__init__(checkpoint, stage)

@@ -40,6 +40,7 @@ from tests.runtime.models import (
 
 REAL_LENGTHS = (1, 7, 128, 777, 1024)
 FLOAT32_STAGES = tuple(name for name, stage in STAGES.items() if stage.dtype == "float32")
+BFLOAT16_STAGES = tuple(name for name in STAGES if name not in FLOAT32_STAGES)
 RANDOM = settings(
     max_examples=30,
     deadline=None,
@@ -117,10 +118,11 @@ def test_float32_stages_match_transformers_on_real_text(
 
 @pytest.mark.parametrize("tokens", REAL_LENGTHS)
 @pytest.mark.parametrize("device", DEVICES)
-def test_bf16_is_as_good_as_transformers_bfloat16_on_real_text(
-    real: RealModel, device: str, tokens: int
+@pytest.mark.parametrize("stage", BFLOAT16_STAGES)
+def test_bfloat16_stages_are_as_good_as_transformers_bfloat16_on_real_text(
+    real: RealModel, stage: str, device: str, tokens: int
 ) -> None:
-    error = difference(real.answers("bf16", device)[tokens].logits, real.expected[tokens])
+    error = difference(real.answers(stage, device)[tokens].logits, real.expected[tokens])
     error_of_theirs = difference(real.expected_bfloat16[tokens], real.expected[tokens])
     assert error <= 2 * error_of_theirs
     assert error <= BFLOAT16_BOUND
@@ -136,7 +138,8 @@ def test_fused_equals_shared_memory_on_real_text(real: RealModel, device: str, t
 
 
 @pytest.mark.parametrize(
-    ("stage", "calls"), [("baseline", 182), ("shared-memory", 182), ("fused", 32), ("bf16", 32)]
+    ("stage", "calls"),
+    [("baseline", 182), ("shared-memory", 182), ("fused", 32), ("bf16", 32), ("resident", 3)],
 )
 @pytest.mark.parametrize("device", DEVICES)
 def test_real_weights_take_the_calls_and_bytes_of_the_formula(
@@ -179,16 +182,17 @@ def test_float32_stages_match_transformers_on_any_llama(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("stage", BFLOAT16_STAGES)
 @given(case=cases())
 @RANDOM
-def test_bf16_is_as_good_as_transformers_bfloat16_on_any_llama(
-    device: str, case: tuple[ModelConfig, int, int, int]
+def test_bfloat16_stages_are_as_good_as_transformers_bfloat16_on_any_llama(
+    stage: str, device: str, case: tuple[ModelConfig, int, int, int]
 ) -> None:
     config, batch, tokens, seed = case
     input_ids = random_ids(config, BFLOAT16_PROMPTS, tokens, seed)
     with (
         temporary_model(config, seed) as checkpoint,
-        serve_in_thread(checkpoint, "bf16", device) as llama,
+        serve_in_thread(checkpoint, stage, device) as llama,
     ):
         logits = llama.forward(input_ids[:batch])
         expected = reference_logits(reference_model(checkpoint), input_ids)
@@ -316,7 +320,7 @@ def test_prompts_may_be_lists_tensors_or_arrays(llama: SplitLlama) -> None:
     assert torch.equal(llama.forward([1, 2, 3]), expected)
     assert torch.equal(llama.forward((1, 2, 3)), expected)
     assert torch.equal(llama.forward(torch.tensor([1, 2, 3])), expected)
-    assert torch.equal(llama.forward(np.array([[1, 2, 3]])), expected)  # type: ignore[arg-type]
+    assert torch.equal(llama.forward(np.array([[1, 2, 3]])), expected)
     every_other = torch.tensor([[1, 9, 2, 9, 3, 9]])[:, ::2]
     assert torch.equal(llama.forward(every_other), expected)
 

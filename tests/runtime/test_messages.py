@@ -88,6 +88,7 @@ def requests(draw: st.DrawFn) -> Request:
         layer=layer,
         modules=modules,
         transpose_b=draw(st.booleans()),
+        cache=draw(st.lists(INTEGERS, max_size=4).map(tuple)),
         inputs=draw(st.lists(tensors(), max_size=8)),
         outputs=draw(st.lists(INTEGERS, max_size=8)),
     )
@@ -97,7 +98,13 @@ def encoded(request: Request) -> bytes:
     specs = [tensor.spec for tensor in request.inputs]
     payloads = [tensor.payload for tensor in request.inputs]
     return encode_request(
-        request.session, request.sequence, request.call, specs, payloads, request.outputs
+        request.session,
+        request.sequence,
+        request.call,
+        specs,
+        payloads,
+        request.outputs,
+        request.cache,
     )
 
 

@@ -52,8 +52,22 @@ ACCEPTED: dict[str, tuple[Call, list[TensorSpec], list[tuple[int, ...]]]] = {
     "Q K^T": (QK, [floats(4, 128, 16), floats(4, 64, 16)], [(4, 128, 64)]),
     "attention weights V": (AV, [floats(4, 128, 64), floats(4, 64, 16)], [(4, 128, 16)]),
     "fused_layer": (Call("fused_layer", 1), [floats(2, 64, 48)], [(2, 64, 48)]),
+    "all_layers": (Call("all_layers"), [floats(2, 64, 48)], [(2, 48)]),
     "lm_head": (Call("lm_head"), [floats(3, 48)], [(3, 96)]),
+    "open_cache": (Call("open_cache"), [], []),
+    "trim_cache": (Call("trim_cache"), [], []),
+    "close_cache": (Call("close_cache"), [], []),
     "ping": (Call("ping"), [], []),
+}
+
+# Of 20 positions in a cache, with those that the call appends.
+ACCEPTED_OVER_CACHE: dict[str, tuple[Call, list[TensorSpec], list[tuple[int, ...]]]] = {
+    "Q K^T, one more": (QK, [floats(4, 2, 16), floats(4, 1, 16)], [(4, 2, 20)]),
+    "Q K^T, all of them": (QK, [floats(4, 40, 16), floats(4, 20, 16)], [(4, 40, 20)]),
+    "attention weights V": (AV, [floats(4, 6, 20), floats(4, 3, 16)], [(4, 6, 16)]),
+    "fused_layer": (Call("fused_layer", 1), [floats(2, 3, 48)], [(2, 3, 48)]),
+    "all_layers": (Call("all_layers"), [floats(2, 3, 48)], [(2, 48)]),
+    "next_logits": (Call("next_logits"), [ids(2, 1)], [(2, 96)]),
 }
 
 
@@ -66,7 +80,41 @@ def test_shapes_follow_from_the_inputs(what: str) -> None:
 
 
 def test_every_operation_is_tried_here() -> None:
-    assert {call.operation for call, _, _ in ACCEPTED.values()} == set(SIGNATURES)
+    tried = (*ACCEPTED.values(), *ACCEPTED_OVER_CACHE.values())
+    assert {call.operation for call, _, _ in tried} == set(SIGNATURES)
+
+
+@pytest.mark.parametrize("what", ACCEPTED_OVER_CACHE)
+def test_results_over_a_cache_follow_from_its_positions(what: str) -> None:
+    call, inputs, shapes = ACCEPTED_OVER_CACHE[what]
+    specs = output_specs(CONFIG, torch.float32, call, inputs, 20)
+    assert list(specs) == [floats(*shape) for shape in shapes]
+    if SIGNATURES[call.operation].needs_cache:
+        with pytest.raises(ProtocolError) as caught:
+            output_specs(CONFIG, torch.float32, call, inputs)
+        assert caught.value.field == "cache"
+
+
+REFUSED_OVER_CACHE: dict[str, tuple[Call, list[TensorSpec], str]] = {
+    "an operation that appends nothing": (Call("embedding"), [ids(1, 1)], "cache"),
+    "linear layers": (linear("o_proj"), [floats(1, 1, 64)], "cache"),
+    "the cache itself": (Call("close_cache"), [], "cache"),
+    "more rows than positions": (QK, [floats(4, 42, 16), floats(4, 21, 16)], "inputs[1].shape"),
+    "keys of another size": (QK, [floats(4, 2, 8), floats(4, 1, 8)], "inputs[1].shape"),
+    "keys of another rank": (QK, [floats(4, 2, 16), floats(4, 16)], "inputs[1].shape"),
+    "queries of other heads": (QK, [floats(4, 3, 16), floats(4, 1, 16)], "inputs[0].shape"),
+    "queries of another batch": (QK, [floats(2, 2, 16), floats(4, 1, 16)], "inputs[0].shape"),
+    "weights of fewer positions": (AV, [floats(4, 2, 19), floats(4, 1, 16)], "inputs[0].shape"),
+    "weights of more positions": (AV, [floats(4, 2, 21), floats(4, 1, 16)], "inputs[0].shape"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED_OVER_CACHE)
+def test_what_does_not_fit_a_cache_is_refused_by_name(what: str) -> None:
+    call, inputs, field = REFUSED_OVER_CACHE[what]
+    with pytest.raises(ProtocolError) as caught:
+        output_specs(CONFIG, torch.float32, call, inputs, 20)
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("what", ACCEPTED)

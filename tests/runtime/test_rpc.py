@@ -47,7 +47,7 @@ AT_ONCE_S = 3.0  # for what takes milliseconds, on a busy machine
 MESSAGE_BYTES = 64 * 1024
 
 
-@pytest.fixture(params=["baseline", "shared-memory", "fused", "bf16"])
+@pytest.fixture(params=["baseline", "shared-memory", "fused", "bf16", "resident"])
 def stage(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -257,7 +257,7 @@ def bad_refusal(draw: st.DrawFn, shared: bool) -> Nonsense:
 
 
 @pytest.mark.parametrize("stage", ["baseline", "shared-memory"], indirect=True)
-def test_every_malformed_reply_is_a_typed_error_and_the_conversation_is_over(
+def test_every_malformed_reply_is_a_typed_error_and_the_session_is_over(
     fake: FakeWorker, stage: str
 ) -> None:
     fake.open().close()
@@ -469,7 +469,7 @@ def config_with(**changes: Any) -> Callable[[FakeWorker, Fields], Reply]:
         (hello_with(digest="0" * 64), "digest: "),
         (hello_with(dtype="float16"), "dtype: .*float16"),
         (hello_with(device="cuda"), "device: .*cuda"),
-        (hello_with(granularity="model"), "granularity: .*model"),
+        (hello_with(granularity="whole"), "granularity: .*whole"),
         (hello_with(config={}), r"config\.[a-z_]+: "),
         (config_with(vocab_size=65), r"config\.vocab_size: .*65.*64"),
         (config_with(num_layers=2), r"config\.num_layers: .*2.*1"),

@@ -37,7 +37,7 @@ EXAMPLES = 500
 TRANSPORTS = ("ipc", "tcp", "unix")
 PROMPT = list(range(40))
 
-SESSION = "<the session of the conversation>"
+SESSION = "<the session>"
 TOKENS = 8
 CONFIG = tiny().config
 LINEAR = linear_shapes(CONFIG)
@@ -63,6 +63,7 @@ class Wire:
             "layer": call.layer,
             "modules": list(call.modules),
             "transpose_b": call.transpose_b,
+            "cache": [],
             "inputs": [
                 self.tensor(spec, place) for spec, place in zip(inputs, places, strict=False)
             ],
@@ -201,6 +202,7 @@ RIGHT: Mapping[str, tuple[type, ...]] = {
     "layer": (int, type(None)),
     "modules": (list,),
     "transpose_b": (bool,),
+    "cache": (list,),
     "inputs": (list,),
     "outputs": (list,),
 }
@@ -545,7 +547,7 @@ def test_an_operation_of_another_granularity_is_refused(
         assert_refused(client.exchange({**fields, "session": client.session}), "operation")
 
 
-# What only one road can carry -------------------------------------------------------------------------
+# What only one route can carry -------------------------------------------------------------------------
 
 
 def test_a_request_whose_sender_has_gone_is_of_no_consequence(

@@ -22,11 +22,12 @@ def test_the_ladder_is_that_of_the_specification() -> None:
         ("shared-memory", "shared-memory", "operation", "float32", "trusted"),
         ("fused", "shared-memory", "layer", "float32", "fused"),
         ("bf16", "shared-memory", "layer", "bfloat16", "fused"),
+        ("resident", "shared-memory", "model", "bfloat16", "fused"),
     ]
 
 
 def test_stages_are_found_by_their_own_names_in_order() -> None:
-    assert list(STAGES) == ["baseline", "shared-memory", "fused", "bf16"]
+    assert list(STAGES) == ["baseline", "shared-memory", "fused", "bf16", "resident"]
     for name, stage in STAGES.items():
         assert stage.name == name
         assert find_stage(name) is stage
@@ -38,6 +39,7 @@ def test_element_types() -> None:
         "shared-memory": torch.float32,
         "fused": torch.float32,
         "bf16": torch.bfloat16,
+        "resident": torch.bfloat16,
     }
 
 
@@ -45,7 +47,7 @@ def test_what_the_worker_sees_follows_from_what_crosses() -> None:
     for stage in STAGES.values():
         sees_operations = "attention weights" in stage.worker_sees
         assert sees_operations == (stage.granularity == "operation")
-        assert ("hidden state" in stage.worker_sees) == (stage.granularity == "layer")
+        assert ("hidden state" in stage.worker_sees) == (stage.granularity != "operation")
         # every stage asks the worker to look embeddings up and to multiply by lm_head
         assert stage.worker_sees.startswith("token ids, ")
         assert stage.worker_sees.endswith(", logits")
@@ -61,7 +63,7 @@ def test_the_ladder_cannot_be_changed() -> None:
 @pytest.mark.parametrize("name", ["", "Baseline", "fused ", "fp8", "baseline,fused"])
 def test_an_unknown_stage_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(
-        InputError, match=r"stage: .* baseline, shared-memory, fused, bf16"
+        InputError, match=r"stage: .* baseline, shared-memory, fused, bf16, resident"
     ) as caught:
         find_stage(name)
     assert repr(name) in str(caught.value)

@@ -56,9 +56,15 @@ def test_phases_of_each_call_sum_to_its_total(trace: Trace) -> None:
 
 
 def test_every_call_has_a_record_in_order(llama: SplitLlama, trace: Trace) -> None:
-    per_layer = BY_OPERATION if llama.stage.granularity == "operation" else ("fused_layer",)
+    per_layer = {"operation": BY_OPERATION, "layer": ("fused_layer",), "model": ()}
     expected: list[tuple[str, int | None]] = [("embedding", None)]
-    expected += [(operation, layer) for layer in range(LAYERS) for operation in per_layer]
+    expected += [
+        (operation, layer)
+        for layer in range(LAYERS)
+        for operation in per_layer[llama.stage.granularity]
+    ]
+    if llama.stage.granularity == "model":
+        expected += [("all_layers", None)]
     expected += [("lm_head", None)]
     assert [(rpc.operation, rpc.layer) for rpc in trace.rpcs] == expected
 

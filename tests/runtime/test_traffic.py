@@ -99,6 +99,7 @@ def test_bytes_of_each_operation_are_those_of_the_analysis() -> None:
         ("shared-memory", 469_762_048),
         ("fused", 16_777_216),
         ("bf16", 8_388_608),
+        ("resident", 0),
     ],
 )
 def test_bytes_of_a_layer_are_those_of_the_analysis(stage: str, bytes_per_layer: int) -> None:
@@ -110,7 +111,9 @@ def test_bytes_of_a_layer_are_those_of_the_analysis(stage: str, bytes_per_layer:
         + (2048 + 128_256) * STAGES[stage].torch_dtype.itemsize  # last position, logits
     )
     forward = forward_traffic(LLAMA_1B, STAGES[stage], TOKENS)
-    assert forward.total_bytes == 16 * bytes_per_layer + embedding_and_head
+    # All layers at once: each position's hidden state goes, the last one's comes.
+    all_layers = (TOKENS + 1) * 2048 * 2 if stage == "resident" else 0
+    assert forward.total_bytes == 16 * bytes_per_layer + all_layers + embedding_and_head
 
 
 def test_layers_of_the_analysis_take_7_5_gigabytes() -> None:
@@ -118,7 +121,8 @@ def test_layers_of_the_analysis_take_7_5_gigabytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "calls"), [("baseline", 98), ("shared-memory", 98), ("fused", 18), ("bf16", 18)]
+    ("stage", "calls"),
+    [("baseline", 98), ("shared-memory", 98), ("fused", 18), ("bf16", 18), ("resident", 3)],
 )
 def test_calls_of_the_analysis(stage: str, calls: int) -> None:
     assert forward_traffic(LLAMA_1B, STAGES[stage], TOKENS).rpc_count == calls
@@ -152,8 +156,9 @@ def test_measured_traffic_is_the_formula_for_any_llama(stage: str, data: st.Data
     with temporary_model(config) as checkpoint, serve_in_thread(checkpoint, stage) as served:
         served.forward(random_ids(config, batch, tokens))
         assert measured(served) == forward_traffic(config, STAGES[stage], tokens, batch)
-    per_layer = 6 if stage in ("baseline", "shared-memory") else 1
-    assert measured(served).rpc_count == 2 + per_layer * config.num_layers
+    layers = config.num_layers
+    of_layers = {"baseline": 6 * layers, "shared-memory": 6 * layers, "resident": 1}
+    assert measured(served).rpc_count == 2 + of_layers.get(stage, layers)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -187,15 +192,13 @@ def test_each_call_carries_what_the_analysis_says(
     rows, hidden = batch * tokens, batch * tokens * config.hidden_size
     assert embedding == ("embedding", rows * 8, hidden * size)
     assert lm_head == ("lm_head", batch * config.hidden_size * size, batch * 96 * size)
-    if llama.stage.granularity == "layer":
-        layer = [("fused_layer", hidden, hidden)]
+    if llama.stage.granularity == "model":
+        expected = [("all_layers", hidden, batch * config.hidden_size)]
+    elif llama.stage.granularity == "layer":
+        expected = [("fused_layer", hidden, hidden)] * config.num_layers
     else:
-        layer = calls_of_a_layer(config, tokens, batch)
-    assert (
-        layers
-        == [(name, sent * size, received * size) for name, sent, received in layer]
-        * config.num_layers
-    )
+        expected = calls_of_a_layer(config, tokens, batch) * config.num_layers
+    assert layers == [(name, sent * size, received * size) for name, sent, received in expected]
 
 
 @given(shapes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 64)), max_size=12))
@@ -216,13 +219,18 @@ def test_shapes_may_come_in_any_order(llama: SplitLlama, shapes: list[tuple[int,
 WIDE: dict[str, tuple[int, int, dict[str, int]]] = {
     "attention weights": (1, 700, {"num_attention_heads": 12, "num_key_value_heads": 3}),
     "queries, keys and values": (3, 160, {"num_key_value_heads": 4, "head_dim": 1024}),
+    "the MLP, beside wide heads": (
+        24,
+        20,
+        {"num_key_value_heads": 4, "head_dim": 1024, "intermediate_size": 8_000},
+    ),
     "hidden states": (1, 700, {"hidden_size": 6000}),
     "the MLP": (2, 250, {"intermediate_size": 12_000}),
     "logits": (100, 1, {"vocab_size": 60_000}),
 }
 
 
-@pytest.mark.parametrize("stage", ["shared-memory", "fused", "bf16"])
+@pytest.mark.parametrize("stage", ["shared-memory", "fused", "bf16", "resident"])
 @pytest.mark.parametrize("what", WIDE)
 def test_live_memory_suffices_whatever_is_large(stage: str, what: str) -> None:
     batch, tokens, fields = WIDE[what]
@@ -237,9 +245,10 @@ def test_live_memory_is_bounded_by_the_largest_call(stage: str) -> None:
     # Enough for the largest call, and far less than all that crosses.
     row = STAGES[stage]
     need = live_bytes(LLAMA_1B, row, TOKENS)
-    largest = layer_traffic(LLAMA_1B, row, TOKENS).total_bytes
+    calls = (*layer_calls(LLAMA_1B, row, TOKENS), *end_calls(LLAMA_1B, row, TOKENS))
+    largest = max(call.bytes_sent + call.bytes_received for call in calls)
     if row.granularity == "operation":
-        largest = 150_994_944
+        assert largest == 150_994_944
     assert largest <= need <= 4 * largest
 
 
@@ -249,7 +258,8 @@ def test_calls_add_up_to_the_forward(stage: Stage) -> None:
     calls = (*end_calls(config, stage, 9), *layer_calls(config, stage, 9) * config.num_layers)
     traffic = forward_traffic(config, stage, 9)
     assert len(calls) == traffic.rpc_count
-    per_layer = (4, 3, 3, 2, 3, 2) if stage.granularity == "operation" else (2,)
-    assert tuple(call.tensors for call in calls) == (2, 2, *per_layer * config.num_layers)
+    per_layer = {"operation": (4, 3, 3, 2, 3, 2), "layer": (2,), "model": ()}[stage.granularity]
+    ends = (2, 2, 2) if stage.granularity == "model" else (2, 2)
+    assert tuple(call.tensors for call in calls) == (*ends, *per_layer * config.num_layers)
     assert sum(call.bytes_sent for call in calls) == traffic.bytes_sent
     assert sum(call.bytes_received for call in calls) == traffic.bytes_received

@@ -1,4 +1,4 @@
-"""Micro-measurements of this machine, pass by pass, and the cost model's constants from their medians.
+"""Microbenchmarks of this machine, pass by pass, and the cost model's constants from their medians.
 
 No model is loaded and no forward pass is run here: single calls, single operations, memory.
 """
@@ -16,10 +16,10 @@ from statistics import median
 import torch
 
 from perfsuite.llama.bursts import Between, Burst, Pattern, weights_apart
-from perfsuite.llama.cost_model import road_of
+from perfsuite.llama.cost_model import route_of
 from perfsuite.llama.diagnosis.null_worker import MOST_SWEPT
 from perfsuite.llama.diagnosis.probe import Probe, timed
-from perfsuite.llama.diagnosis.roads import open_roads
+from perfsuite.llama.diagnosis.routes import open_routes
 from perfsuite.llama.diagnosis.sweep import ROWS, Caller, Samples, sweep_keys
 from perfsuite.llama.diagnosis.trusted_operations import TrustedOperations
 from perfsuite.llama.machine_constants import MachineConstants, Rate, RateKey, rate_key
@@ -38,7 +38,7 @@ OperationKey = tuple[RateKey, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Findings:
-    """The constants, and what else the micro-measurements show; seconds are for ``TOUCHED_BYTES``."""
+    """The constants, and what else the microbenchmarks show; seconds are for ``TOUCHED_BYTES``."""
 
     constants: MachineConstants
     samples: Mapping[str, Samples]
@@ -46,7 +46,7 @@ class Findings:
     warm_touch_s: float
 
 
-class Calibration:
+class Microbenchmarks:
     """Holds the processes that are needed until it is closed; each ``run_round`` adds samples.
 
     Raises ArenaError when there is not enough memory, WorkerError or MeasurementError when a process fails.
@@ -56,11 +56,11 @@ class Calibration:
         self,
         patterns: Sequence[Pattern],
         between: Between,
-        roads: Sequence[str],
+        routes: Sequence[str],
         threads: int,
         rows: Sequence[int] = ROWS,
     ) -> None:
-        """Prepare to measure the operations of ``patterns``, and calls over each of ``roads``.
+        """Prepare to measure the operations of ``patterns``, and calls over each of ``routes``.
 
         ``between`` is what the sides do between two calls.
         """
@@ -70,7 +70,7 @@ class Calibration:
         self._seconds: dict[OperationKey, list[float]] = defaultdict(list)
         self._sweeps: list[float] = []
         self._touches: list[tuple[float, float]] = []
-        self.samples = {road: Samples() for road in roads}
+        self.samples = {route: Samples() for route in routes}
         self._resources = ExitStack()
         try:
             enter = self._resources.enter_context
@@ -82,8 +82,8 @@ class Calibration:
             }
             self._probe = enter(closing(Probe(device, threads)))
             enter(IdleTeams())  # as on the trusted side of a forward pass
-            clients = enter(open_roads(roads, between, threads))
-            self._callers = {road: Caller(clients[road], between) for road in roads}
+            clients = enter(open_routes(routes, between, threads))
+            self._callers = {route: Caller(clients[route], between) for route in routes}
             every = dict.fromkeys(burst for pattern in patterns for burst in pattern)
             trusted = [burst for burst in every if burst.side == "trusted"]
             largest = max((row.bytes for burst in trusted for row in burst.operations), default=0)
@@ -99,18 +99,18 @@ class Calibration:
     def run_round(self) -> None:
         """Measure everything once more, but what no stage depends on in the first round only.
 
-        That is the roads that none takes, and the calls back to back.
+        That is the routes that none takes, and the calls with hot caches.
         """
         with collector_paused():
-            for road, caller in self._callers.items():
-                if self._rounds and road not in map(road_of, TRANSPORTS):
+            for route, caller in self._callers.items():
+                if self._rounds and route not in map(route_of, TRANSPORTS):
                     continue
                 for cold in (True, False) if self._rounds == 0 else (True,):
                     keys = list(sweep_keys(cold, self._rows))
                     for key in keys[:_WARM_UP]:
                         caller.measure(key)
                     for key in keys:
-                        self.samples[road].add(key, caller.measure(key))
+                        self.samples[route].add(key, caller.measure(key))
             for _ in range(_PASSES):
                 for pattern in self._patterns:
                     self._run(pattern)
@@ -151,7 +151,7 @@ class Calibration:
             seconds = median(samples[1:] or samples)
             rates[key].append(Rate(shape, work[key, shape] / seconds))
         return MachineConstants(
-            roads={road: samples.road() for road, samples in self.samples.items()},
+            routes={route: samples.route() for route, samples in self.samples.items()},
             rates=dict(rates),
             bandwidth=2 * MOST_SWEPT / median(self._sweeps),  # read and written
         )

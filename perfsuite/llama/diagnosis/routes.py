@@ -1,4 +1,4 @@
-"""Roads to a worker that computes nothing: the runtime's real channels between two real processes."""
+"""Routes to a worker that computes nothing: the runtime's real channels between two real processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.bursts import Between
 from perfsuite.llama.diagnosis.null_worker import CONFIG, HELLO
-from runtime.launch import worker_environment
 from runtime.rpc import RpcClient
 from runtime.transports.base import ClientChannel, Transport
 from runtime.transports.registry import TRANSPORTS
+from runtime.watched_process import environment
 
-ROADS: Mapping[str, tuple[Transport, str]] = MappingProxyType(
+ROUTES: Mapping[str, tuple[Transport, str]] = MappingProxyType(
     {
         name: (transport, scheme)
         for transport in TRANSPORTS.values()
@@ -32,18 +32,18 @@ _CALL_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def open_roads(
+def open_routes(
     names: Sequence[str], between: Between, threads: int
 ) -> Iterator[Mapping[str, RpcClient]]:
-    """Start null workers, busy ``between`` calls, at the ends of these ``ROADS``; they end with the context.
+    """Start null workers, busy ``between`` calls, at the ends of these ``ROUTES``; they end with the context.
 
     Raises:
-        MeasurementError: for an unknown road.
+        MeasurementError: for an unknown route.
         WorkerError: if a worker does not start.
     """
     for name in names:
-        if name not in ROADS:
-            raise MeasurementError(f"no road {name!r}; there are {', '.join(ROADS)}")
+        if name not in ROUTES:
+            raise MeasurementError(f"no transport {name!r}; there are {', '.join(ROUTES)}")
     with ExitStack() as resources:
         # All start before the first is waited for.
         busy = ("--swept", str(between.device_bytes), "--flops", str(between.device_flops))
@@ -58,7 +58,7 @@ def open_roads(
 
 
 def _open(name: str, resources: ExitStack, threads: int, *busy: str) -> ClientChannel:
-    transport, scheme = ROADS[name]
+    transport, scheme = ROUTES[name]
     meeting = resources.enter_context(transport.meet(scheme))
     process = subprocess.Popen(
         [
@@ -68,7 +68,7 @@ def _open(name: str, resources: ExitStack, threads: int, *busy: str) -> ClientCh
             *("--transport", transport.name, "--endpoint", meeting.endpoint),
             *busy,
         ],
-        env=worker_environment(threads),
+        env=environment(threads),
         pass_fds=meeting.descriptors,
         stdin=subprocess.PIPE,
         process_group=0,  # Ctrl-C is the parent's to handle; its end closes stdin
