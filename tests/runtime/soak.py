@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import itertools
 import multiprocessing
+import multiprocessing.util
 import os
 import random
 import signal
@@ -80,6 +81,10 @@ class Faults:
         self._started = ExitStack()
         self._workers: dict[str, RealWorker] = {}
         self._folder = folder
+        # The server of processes outlives these faults: not in the folder that is to be empty then.
+        before, tempfile.tempdir = tempfile.tempdir, str(folder.parent)
+        multiprocessing.util.get_temp_dir()
+        tempfile.tempdir = before
         self._parents = multiprocessing.get_context("forkserver")
         self._parents.set_forkserver_preload(["runtime", "tests.runtime.peers"])
 
@@ -369,8 +374,6 @@ def main() -> int:
                     _tell_faults(faults.suffered)
             _tell_faults(faults.suffered)
             left = [path.name for path in folder.iterdir() if path.name not in STAGES]
-            # Of the server of processes, which lives as long as this one.
-            left = [name for name in left if not name.startswith("pymp-")]
             print(f"{wrong} of them wrong", flush=True)
             print("left in the temporary folder:", ", ".join(left) or "nothing", flush=True)
         return min(wrong, 1)
