@@ -365,8 +365,9 @@ def test_an_option_that_is_none_is_refused_before_anything_is_computed(
 ) -> None:
     llama, _ = served
     before = llama.last_trace
+    generate: Any = llama.generate
     with pytest.raises(InputError) as caught:
-        llama.generate([1, 2, 3], stream=stream, **named)
+        generate([1, 2, 3], stream=stream, **named)
     assert str(caught.value).startswith(words)
     assert llama.last_trace is before
     assert_nothing_kept(served)
