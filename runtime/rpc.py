@@ -14,6 +14,7 @@ from runtime.errors import (
     ArenaError,
     HandshakeError,
     ProtocolError,
+    WorkerBusy,
     WorkerDied,
     WorkerError,
     WorkerRefused,
@@ -42,6 +43,7 @@ _ERRORS: Mapping[str, type[WorkerError] | type[HandshakeError]] = {
     "protocol": WorkerRefused,
     "handshake": HandshakeError,
     "failure": WorkerError,
+    "busy": WorkerBusy,
 }
 
 
@@ -72,9 +74,17 @@ class RpcClient:
 
         Raises:
             HandshakeError: naming the first thing that differs.
+            WorkerBusy: if it serves another client.
             WorkerError, ProtocolError: as ``call``.
         """
-        welcome = self._exchange(encode_hello(own), decode_welcome)[0]
+        try:
+            welcome = self._exchange(encode_hello(own), decode_welcome)[0]
+        except WorkerTimeout as error:
+            raise WorkerTimeout(
+                "worker: no answer to the first message within the deadline; it may be serving another client: "
+                "try again later, or launch another worker"
+            ) from error
+        self.channel.expect(0)
         welcome.hello.check_against(own)
         self._session = welcome.session
         return {
@@ -178,6 +188,7 @@ class RpcClient:
             raise ProtocolError("outputs", f"{expected} expected, got {len(reply.outputs)}")
         if places:
             return [tensor for tensor, _ in places]
+        self.channel.expect(expected)
         for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
             if output.spec != spec:
                 raise ProtocolError(f"outputs[{index}]", f"must be {spec}, got {output.spec}")
