@@ -34,12 +34,14 @@ from runtime import STAGES, SplitError, SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint
 from runtime.errors import WorkerDied, WorkerError, WorkerTimeout
 from runtime.parent_watch import GRACE_S
+from runtime.transports.registry import TRANSPORTS
 from tests.runtime.peers import (
     MODEL,
     PATIENCE_S,
     Ending,
     Footprint,
     RealWorker,
+    free_port,
     mappings,
     small_checkpoint,
     tiny,
@@ -109,8 +111,9 @@ class Faults:
         stage = self.chance.choice(self._stages)
         worker = self._workers.get(stage)
         if worker is None:
-            scheme = "ipc" if stage == "baseline" else "unix"
-            worker = RealWorker(stage, f"{scheme}://{self._folder}/{stage}")
+            scheme = TRANSPORTS[STAGES[stage].transport].scheme
+            place = f"127.0.0.1:{free_port()}" if scheme == "tcp" else f"{self._folder}/{stage}"
+            worker = RealWorker(stage, f"{scheme}://{place}")
             self._workers[stage] = self._started.enter_context(worker)
             worker.launch().close()
         pid = worker.process.pid
