@@ -62,6 +62,8 @@ class RpcClient:
         self.channel = channel
         self.records: list[RpcRecord] = []
         self.broken = False
+        self.died = False
+        """Whether what broke it was the end of the worker, or of the way to it."""
         self._output_specs = remembered_output_specs(config, dtype)
         self.caches = CacheBooks(config)
         self._session = 0
@@ -224,4 +226,5 @@ class RpcClient:
             return WorkerTimeout(
                 "worker: no answer within the deadline; launch a new worker or allow more time"
             )
+        self.died = True
         return WorkerDied("worker: its process or connection ended; launch a new worker")

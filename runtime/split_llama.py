@@ -198,7 +198,8 @@ class SplitLlama:
         """
         ids = checked_token_ids(input_ids, self.config)
         with self.turn():
-            has_ended = self._worker is not None and self._worker.has_ended
+            # Noticed here by an earlier call; or not yet, and also after a start that failed.
+            has_ended = self._rpc.died or (self._worker is not None and self._worker.has_ended)
             if self._restart is None or not has_ended:
                 try:
                     return self._forward(ids)
