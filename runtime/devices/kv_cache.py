@@ -12,7 +12,7 @@ from runtime.checkpoints import ModelConfig
 from runtime.errors import ProtocolError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class KvCache:
     """Keys and values of all layers: (layers, 2, batch, KV heads, capacity, head size)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -152,6 +153,21 @@ def test_any_number_of_threads_computes_the_same(checkpoint: Checkpoint, threads
     finally:
         torch.set_num_threads(1)
     assert_near(actual, expected, torch.float32)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("granularity", ["layer", "model"])
+def test_a_closed_cache_is_given_back_at_once(
+    checkpoint: Checkpoint, granularity: Granularity
+) -> None:
+    device = opened(checkpoint, torch.float32, granularity, compiles=True)
+    device.run(Call("open_cache"), (), (), (1, 1, CAPACITY))
+    x, out = normal(1, 1, 48, seed=0), torch.zeros(1, 1, 48)
+    call = Call("all_layers") if granularity == "model" else Call("fused_layer", 0)
+    device.run(call, (x,), (out[0] if granularity == "model" else out,), (1, 0, 1))
+    kept = weakref.ref(device._caches[1])
+    device.run(Call("close_cache"), (), (), (1,))
+    assert kept() is None
 
 
 @pytest.mark.usefixtures("compiler")
