@@ -1,4 +1,4 @@
-# make setup | bench | test | lint | format    (ARGS adds arguments to bench and test)
+# make setup | bench | test | fuzz | soak | lint | format    (ARGS adds arguments to all but the last two)
 
 PYTHON ?= python3
 ARGS ?=
@@ -7,16 +7,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test lint format
+.PHONY: help setup bench test fuzz soak lint format
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make setup   make $(VENV) and install everything, once'
 	@echo 'make bench   run the ladder of stages on real weights'
 	@echo 'make test    run all tests'
+	@echo 'make fuzz    attack decoders, conversations and file readers, for hours'
+	@echo 'make soak    kill, stop and interrupt both processes, hundreds of times'
 	@echo 'make lint    check style, types, imports and workflows'
 	@echo 'make format  rewrite the code in the project'"'"'s style'
-	@echo 'Variables: PYTHON (default python3, 3.11 or newer), ARGS (added to bench and test)'
+	@echo 'Variables: PYTHON (default python3, 3.11 or newer), ARGS (added to bench, test, fuzz and soak)'
 
 setup: $(STAMP)
 
@@ -39,6 +41,13 @@ bench: setup
 
 test: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --no-header --durations=10 -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+fuzz: setup
+	$(BIN)/pip install -q -c constraints.txt -e '.[fuzz]'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.runtime.fuzz $(ARGS)
+
+soak: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.runtime.soak $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from msgspec import Struct
 
 from perfsuite import units
 from perfsuite.commands import application, option
@@ -19,7 +18,6 @@ from perfsuite.errors import UsageError
 from perfsuite.provenance import CHANGED
 from perfsuite.render import terminal
 from perfsuite.render.blocks import Block, Column, Heading, Row, Table, columns
-from perfsuite.schema import read
 
 if TYPE_CHECKING:
     from perfsuite.gate.baselines import Baselines, Entry
@@ -84,16 +82,14 @@ def _list(file: BaselinesFile = None) -> int:
 def _row(entry: Entry) -> Row:
     oldest, newest = (_when(entry.recordings[index].recorded) for index in (0, -1))
     return Row(
-        (
-            _title(entry),
-            units.seconds(entry.subject_s),
-            _digits(entry.ratio, 4),
-            entry.reference,
-            str(len(entry.processes)),
-            str(len(entry.recordings)),
-            oldest,
-            newest if len(entry.recordings) > 1 else "",
-        )
+        _title(entry),
+        units.seconds(entry.subject_s),
+        _digits(entry.ratio, 4),
+        entry.reference,
+        str(len(entry.processes)),
+        str(len(entry.recordings)),
+        oldest,
+        newest if len(entry.recordings) > 1 else "",
     )
 
 
@@ -149,7 +145,7 @@ def _difference(before: Entry | None, now: Entry | None) -> Row:
         more = f"{len(before.processes)} -> {len(now.processes)} processes"
         if "" not in (before.code, now.code) and before.code != now.code:
             more += ", another benchmark's code"
-    return Row((what, _title(entry), figures, more, describe(entry.machine)))
+    return Row(what, _title(entry), figures, more, describe(entry.machine))
 
 
 @app.command(
@@ -187,35 +183,21 @@ def _prune(
     return 0
 
 
-class _Subject(Struct, frozen=True):
-    name: str
-    verdict: str | None = None
-    test: str | None = None
-
-    @property
-    def is_known(self) -> bool:
-        """Whether it is a gate: a test that did not reach its gate is known by its own name, not by the gate's."""
-        return self.verdict != "not-measured" or self.test not in (None, self.name)
-
-
-class _Report(Struct, frozen=True):
-    """As much of a run's report as says which benchmarks there are."""
-
-    subjects: tuple[_Subject, ...]
-    whole: bool | None = None
-
-
 def _names_in(path: Path) -> set[str]:
     """Return the benchmarks of a run's report.
 
     Raises:
         UsageError: if it does not show of all tests which benchmarks they have.
     """
-    report = read(path, _Report)
+    from perfsuite.gate.outcome import Status
+    from perfsuite.gate.reported import read_report
+
+    report = read_report(path)
     if report.whole is False:
         raise UsageError(f"--unused {path}: is of a part of the tests; run all, or give names")
     for subject in report.subjects:
-        if not subject.is_known:
+        # A test that did not reach its gate is known by its own name, not by the gate's.
+        if subject.verdict == Status.NOT_MEASURED and subject.test in ("", subject.name):
             raise UsageError(
                 f"--unused {path}: {subject.name} was not measured, so that its benchmarks are not known; "
                 "run it, or give names"

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from perfsuite.gate.gate import BASE, Open
-from perfsuite.gate.sampling import Contender, Pair, Runs
+from perfsuite.gate.sampling import Pair, Runner, Runs
 from perfsuite.processes.child import SUBJECT
 from perfsuite.processes.forkserver import Sampled
 from perfsuite.processes.pool import Pool
@@ -22,8 +22,8 @@ def within(
     def opened(references: Sequence[str]) -> Iterator[Pair]:
         with pool.open(node, benchmark, references=references, cpu=cpu, delays=delays) as sampled:
             yield Pair(
-                _contender(sampled, SUBJECT, 0),
-                {name: _contender(sampled, name, 0) for name in references},
+                _runner(sampled, SUBJECT, 0),
+                {name: _runner(sampled, name, 0) for name in references},
                 sampled.server,
                 sampled.notes,
             )
@@ -49,8 +49,8 @@ def between(
             one = stack.enter_context(head.open(nodes[0], benchmark, cpu=cpu, delays=delays))
             other = stack.enter_context(base.open(nodes[1], benchmark, cpu=cpu))
             yield Pair(
-                _contender(one, SUBJECT, 0),
-                {BASE: _contender(other, SUBJECT, 1)},
+                _runner(one, SUBJECT, 0),
+                {BASE: _runner(other, SUBJECT, 1)},
                 f"{one.server}/{other.server}",
                 [*one.notes, *other.notes],
             )
@@ -58,8 +58,8 @@ def between(
     return opened
 
 
-def _contender(sampled: Sampled, role: str, process: int) -> Contender:
+def _runner(sampled: Sampled, role: str, process: int) -> Runner:
     def measure(runs: int, loops: int, discarded: int) -> Runs:
         return sampled.measure(role, runs=runs, loops=loops, discarded=discarded)
 
-    return Contender(process, partial(sampled.calibrate, role), measure)
+    return Runner(process, partial(sampled.calibrate, role), measure)

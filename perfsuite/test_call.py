@@ -29,22 +29,21 @@ _TIMEOUT_S = 10.0
 
 @pytest.mark.parametrize("stage", ["baseline", "shared-memory"])
 def test_metadata_only_call(stage: str, benchmark: BenchmarkFixture) -> None:
-    """Time whole calls; the table also shows how much of one is the road itself, in microseconds."""
+    """Time whole calls; the table also shows how much of one is the transport itself, in microseconds."""
     with SplitLlama.launch(load_checkpoint("tiny"), stage=stage) as llama:
-        roads: list[float] = []
+        transport_s: list[float] = []
 
         def call() -> None:
             llama.ping()
-            roads.append(llama.last_trace.rpcs[0].transport_s)
+            transport_s.append(llama.last_trace.rpcs[0].transport_s)
 
         benchmark.pedantic(  # type: ignore[no-untyped-call]
             call, rounds=_ROUNDS, warmup_rounds=_WARM_UP
         )
     # A disabled pytest-benchmark calls once, and does not warm up.
-    road_s = median(roads[-_ROUNDS:])
-    benchmark.extra_info["transport_us_p50"] = round(road_s * 1e6, 1)
+    benchmark.extra_info["transport_us_p50"] = round(median(transport_s[-_ROUNDS:]) * 1e6, 1)
     # The worker's durations are checked against the round trip; a fault there would show here.
-    assert min(roads) > 0
+    assert min(transport_s) > 0
 
 
 class OneThread(SharedMemoryClient):
@@ -143,7 +142,7 @@ def test_the_trace_costs_less_than_a_hundredth_of_a_forward(benchmark: Benchmark
 def test_metadata_only_call_is_cheaper_than_a_messaging_library() -> None:
     """Interleaved on this machine: the socket alone against ZeroMQ."""
     checkpoint = load_checkpoint("tiny")
-    roads: dict[str, list[float]] = {"baseline": [], "shared-memory": []}
+    transport_s: dict[str, list[float]] = {"baseline": [], "shared-memory": []}
     with (
         SplitLlama.launch(checkpoint, stage="baseline") as baseline,
         SplitLlama.launch(checkpoint, stage="shared-memory") as shared_memory,
@@ -151,5 +150,5 @@ def test_metadata_only_call_is_cheaper_than_a_messaging_library() -> None:
         for _ in range(_ROUNDS):
             for llama in (baseline, shared_memory):
                 llama.ping()
-                roads[llama.stage.name].append(llama.last_trace.rpcs[0].transport_s)
-    assert median(roads["shared-memory"]) < median(roads["baseline"])
+                transport_s[llama.stage.name].append(llama.last_trace.rpcs[0].transport_s)
+    assert median(transport_s["shared-memory"]) < median(transport_s["baseline"])

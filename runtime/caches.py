@@ -1,4 +1,4 @@
-"""Which keys and values a worker keeps for whom: the books of caches, kept by both sides of a conversation.
+"""Which keys and values a worker keeps for whom: the books of caches, kept by both sides of a session.
 
 A cache belongs to one generation, and its number is chosen by the trusted side. It grows at its end only: a call
 that appends says where, and neither side believes the other. Both derive from these books over how many
@@ -18,7 +18,7 @@ from runtime.rope import max_length
 from runtime.tensors import TensorSpec
 
 MOST_CACHES = 16
-"""Of one conversation, at a time."""
+"""Of one session, at a time."""
 
 MOST_PROMPTS = 256
 """Of one cache."""
@@ -91,7 +91,7 @@ class CacheBooks:
         return number in self._caches
 
     def clear(self) -> None:
-        """Forget all caches: a conversation begins."""
+        """Forget all caches: a session begins."""
         self._caches.clear()
 
     def check(self, call: Call, numbers: Numbers, inputs: Sequence[TensorSpec]) -> int | None:

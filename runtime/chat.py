@@ -46,7 +46,6 @@ class Chat:
         self._max_new_tokens, self._stop = max_new_tokens, tuple(stop)
         self._sampling: Mapping[str, Any] = sampling
         self._context = llama.open_context(1, capacity)
-        self._held: list[int] = []
 
     def ask(self, text: str) -> Answer:
         """Say ``text``, and return the answer, which is made while it is iterated over, before the next question.
@@ -66,12 +65,10 @@ class Chat:
                 f"the conversation has {len(ids):,} tokens, and its context takes {self._context.capacity:,}; "
                 "begin another one, or give it more"
             )
-        kept = min(
-            common_prefix(self._held, ids), len(ids) - 1
-        )  # the last one is asked for what follows it
+        held = self._context.tokens[0].tolist()
+        # The last token is asked for what follows it.
+        kept = min(common_prefix(held, ids), len(ids) - 1)
         self._context.trim(kept)
-        del self._held[kept:]
-        self.prompt_tokens, self.kept_tokens = len(ids), kept
         return start_answer(
             self._llama,
             self._tokenizer,
@@ -80,18 +77,17 @@ class Chat:
             context=self._context,
             kept_tokens=kept,
             stop=self._stop,
-            ended=partial(self._note, messages, ids),
+            ended=partial(self._note, messages),
             max_new_tokens=min(self._max_new_tokens, room),
             **self._sampling,
         )
 
-    def _note(self, messages: list[Message], ids: list[int], answer: Answer) -> None:
-        self._held = (ids + answer.tokens)[: self._context.length]
+    def _note(self, messages: list[Message], answer: Answer) -> None:
         self.messages = [*messages, {"role": "assistant", "content": answer.text}]
 
     def clear(self) -> None:
         """Forget what was said."""
-        self.messages, self._held = [], []
+        self.messages = []
         self._context.trim(0)
 
     def close(self) -> None:

@@ -46,9 +46,15 @@ class Context:
         self.length = 0
         """Positions that are kept, in tokens."""
         self.llama = llama
+        self._tokens = torch.empty((batch, capacity), dtype=torch.int64)
         self._number = new_number()
         self._close = weakref.finalize(self, llama.abandoned.append, self._number)
         self._close.atexit = False
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The text that is kept, (batch, length) int64; a copy."""
+        return self._tokens[:, : self.length].clone()
 
     def append(self, input_ids: TokenIds) -> torch.Tensor:
         """Continue the text; return the logits after its last token, (batch, vocabulary) float32.
@@ -72,6 +78,7 @@ class Context:
                 )
             window = Window(self.length, tokens, cache=self._number)
             logits = self.llama.extend(window, ids, self.capacity)
+            self._tokens[:, window.start : window.end] = ids
             self.length += tokens
             return logits
 

@@ -1,6 +1,6 @@
 """Delay injection: phases made really slower on request, to see an alarm go off.
 
-It wraps a conversation from outside. Neither the client's hot path nor the worker knows of it.
+It wraps a session from outside. Neither the client's hot path nor the worker knows of it.
 """
 
 from __future__ import annotations

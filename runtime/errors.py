@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from runtime.text import printable
+
+_BEGINNING, _END = 1500, 500  # characters that are kept of a longer message
+
 
 class SplitError(Exception):
-    """Root of the runtime's errors. The message says what was wrong and what to do about it."""
+    """Root of the runtime's errors. The message says what was wrong and what to do about it.
+
+    A part of it may be the words of a peer or of a file: it is one line, short, and fit for a terminal.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(map(str.strip, message.splitlines()))
+        if len(line) > _BEGINNING + _END:
+            line = f"{line[:_BEGINNING]} ... {line[-_END:]}"
+        super().__init__(printable(line, len(line)))
 
 
 class CheckpointError(SplitError):
@@ -44,7 +57,7 @@ class WorkerError(SplitError):
 
 
 class WorkerDied(WorkerError):
-    """The worker's process or its connection ended in the middle of the conversation."""
+    """The worker's process or its connection ended in the middle of the session."""
 
 
 class WorkerTimeout(WorkerError):

@@ -80,7 +80,8 @@ class Generation(Iterator[torch.Tensor]):
         self._owned = context is None
         self._context = context or llama.open_context(batch, capacity)
         self._sampler = Sampler(sampling)
-        self._stopping = Stopping(batch, end_tokens, stop, tokenizer, ids.tolist())
+        before = torch.cat((self._context.tokens, ids), dim=1)
+        self._stopping = Stopping(batch, end_tokens, stop, tokenizer, before.tolist())
         known = (token for token in end_tokens if token < llama.config.vocab_size)
         self._padding = next(known, None)
         # Of its own: the caller may change theirs before the first token is asked for.
@@ -104,7 +105,7 @@ class Generation(Iterator[torch.Tensor]):
     def _next(self) -> torch.Tensor:
         started = time.perf_counter()
         logits = self._context.append(self._fed)
-        token = self._sampler.choose(logits, self._tokens)
+        token = self._sampler.choose(logits, self._context.tokens)
         if self._padding is not None:
             token[self._finished] = self._padding
         self._finished = self._stopping.update(token)

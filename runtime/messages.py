@@ -210,7 +210,7 @@ def encode_request(
 
 
 def encode_hello(hello: Hello) -> bytes:
-    """Return the bytes of the message that opens a conversation."""
+    """Return the bytes of the message that opens a session."""
     return _ENCODER.encode(_Greeting(hello))
 
 

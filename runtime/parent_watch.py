@@ -1,9 +1,9 @@
 """A worker that ends when its parent ends, whatever it does meanwhile.
 
-``python -P parent_watch.py PARENT FOLDER PATHS WORKER-ARGUMENTS``, run as a file. The process forks: the child
-becomes the worker, this one watches. It ends the worker when ``PARENT`` ends, also one that is stopped or no
-longer obeys, and ends with the worker's status when that ends first; if this process is killed, the kernel ends
-the worker.
+``python -P parent_watch.py PARENT FOLDER PATHS MODULE ARGUMENTS``, run as a file. The process forks: the child
+becomes the worker, ``MODULE``'s ``main(ARGUMENTS)``, this one watches. It ends the worker when ``PARENT`` ends,
+also one that is stopped or no longer obeys, and ends with the worker's status when that ends first; if this
+process is killed, the kernel ends the worker.
 
 Only the standard library until the watch stands: importing torch takes seconds, and a parent may be killed in
 any of them.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import importlib.util
 import json
 import os
@@ -107,6 +108,4 @@ def _import_own_package() -> None:
 if __name__ == "__main__":
     watch(int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
     _import_own_package()
-    from runtime.worker import main
-
-    sys.exit(main(sys.argv[4:]))
+    sys.exit(importlib.import_module(sys.argv[4]).main(sys.argv[5:]))

@@ -1,4 +1,4 @@
-"""The trusted side of a conversation: one call at a time, timed, and each reply checked against what it must be."""
+"""The trusted side of a session: one call at a time, timed, and each reply checked against what it must be."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ERRORS: Mapping[str, type[WorkerError] | type[HandshakeError]] = {
 class RpcClient:
     """Calls operations on a worker over a channel and keeps a record of each call.
 
-    After an error the conversation is over: a late reply must never be taken for another call's.
+    After an error the session is over: a late reply must never be taken for another call's.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class RpcClient:
         except (PeerGone, ReceiveTimeout) as error:
             raise self._lost(error) from error
         except ArenaError:
-            raise  # answered: the conversation goes on
+            raise  # answered: the session goes on
         except BaseException:
             # Also on Ctrl-C: the answer is still on its way.
             self.broken = True

@@ -1,4 +1,4 @@
-"""The worker's side of a conversation: every request checked, computed on the device, answered."""
+"""The worker's side of a session: every request checked, computed on the device, answered."""
 
 from __future__ import annotations
 

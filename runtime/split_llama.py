@@ -7,9 +7,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
@@ -22,6 +23,7 @@ from runtime.checkpoints.tokenizer import Tokenizer
 from runtime.chunks import chunks, in_one_piece
 from runtime.context import Context, new_number
 from runtime.delay_injection import DelayedRpcClient, Delays
+from runtime.descriptors import ZEROMQ, require_descriptors
 from runtime.devices import DEVICES
 from runtime.errors import InputError, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
@@ -38,8 +40,10 @@ from runtime.token_ids import TokenIds, checked_token_ids
 from runtime.trace import Trace
 from runtime.traffic import live_bytes
 from runtime.transports.base import ClientChannel
-from runtime.transports.registry import connect
+from runtime.transports.registry import TRANSPORTS, connect
 
+_CLOSED = "worker: this model is closed; launch another"
+_LOST = "context: its worker has ended; open another, and append everything again"
 _MOST_THREADS = 2**15
 _LONGEST_S = 1_000_000  # more does not fit into a wait of the kernel's, in milliseconds
 
@@ -48,6 +52,7 @@ class SplitLlama:
     """Drives an untrusted worker through forward passes, and owns what they need until it is closed."""
 
     _worker: WorkerProcess | None = None
+    _restart: _Restart | None = None
 
     def __init__(
         self,
@@ -68,29 +73,35 @@ class SplitLlama:
         self.config: ModelConfig = checkpoint.config
         self.stage = stage
         self.last_trace = Trace((), 0.0)
-        self._channel = channel
+        self._checkpoint, self._device, self._delays = checkpoint, device, delays
         self._process = os.getpid()
         self._lock = threading.RLock()  # also closed from within a call, by a signal's handler
-        conversation = (channel, self.config, stage.torch_dtype)
-        self._rpc = (
-            DelayedRpcClient(*conversation, delays=delays) if delays else RpcClient(*conversation)
-        )
-        self.worker_info: Mapping[str, Any] = self._rpc.handshake(
-            Hello(
-                protocol=PROTOCOL_VERSION,
-                config=self.config.to_json_dict(),
-                digest=checkpoint.digest,
-                dtype=stage.dtype,
-                device=device,
-                granularity=stage.granularity,
-            )
-        )
-        self._pass = ForwardPass(checkpoint, stage, self._rpc)
+        self._shake_hands(channel)
         self._end_tokens = checkpoint.eos_token_ids
         # Numbers of caches that nobody has a context of any more: whoever calls next has them closed.
         self.abandoned: deque[int] = deque()
         # Without a reference to this object: it would never be let go of then.
         self._release = weakref.finalize(self, _release, self._process, cleanup)
+
+    def _shake_hands(self, channel: ClientChannel) -> None:
+        connection = (channel, self.config, self.stage.torch_dtype)
+        rpc = (
+            DelayedRpcClient(*connection, delays=self._delays)
+            if self._delays
+            else RpcClient(*connection)
+        )
+        self.worker_info: Mapping[str, Any] = rpc.handshake(
+            Hello(
+                protocol=PROTOCOL_VERSION,
+                config=self.config.to_json_dict(),
+                digest=self._checkpoint.digest,
+                dtype=self.stage.dtype,
+                device=self._device,
+                granularity=self.stage.granularity,
+            )
+        )
+        self._channel, self._rpc = channel, rpc
+        self._pass = ForwardPass(self._checkpoint, self.stage, rpc)
 
     @classmethod
     def launch(
@@ -104,6 +115,7 @@ class SplitLlama:
         threads: int | None = None,
         start_timeout_s: float = 300.0,
         timeout_s: float = 60.0,
+        restart: bool = False,
         slowdown: Mapping[str, float] | None = None,
     ) -> Self:
         """Start a worker, or use the one that runs at ``endpoint``, and agree with it on the model.
@@ -111,11 +123,12 @@ class SplitLlama:
         ``keys`` is the folder of a tcp endpoint's keys (``python -m runtime.worker --generate-keys``), which
         endpoints beyond this host need. ``threads`` is the number of compute threads of a worker that is started
         here (default: as many as torch uses in this process). ``start_timeout_s`` bounds the worker's start,
-        ``timeout_s`` each call. ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see
-        ``runtime.delay_injection``.
+        ``timeout_s`` each call. With ``restart``, ``forward`` replaces a worker whose process has ended; see there.
+        ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see ``runtime.delay_injection``.
 
         Raises:
             InputError: for an unknown stage or device, or a number that is not positive.
+            CheckpointError: if the model's files changed since it was opened.
             EndpointError: if nobody can be reached at ``endpoint``, or not with these keys.
             HandshakeError: if the worker has another protocol, model, dtype or device.
             WorkerError: if it ends or does not answer.
@@ -125,6 +138,7 @@ class SplitLlama:
             raise InputError(
                 f"checkpoint: must be what load_checkpoint returns, got {type(given).__name__}"
             )
+        checkpoint.check_unchanged()
         row = find_stage(stage)
         if device not in DEVICES:
             raise InputError(f"device: {device!r} is unknown; choose one of {', '.join(DEVICES)}")
@@ -133,35 +147,31 @@ class SplitLlama:
             _check_number(name, value, "seconds", _LONGEST_S, (int, float))
         if keys is not None and endpoint is None:
             raise InputError("keys: only for the endpoint of a worker that runs already")
+        if restart and endpoint is not None:
+            raise InputError("restart: only for a worker that is started here, not for an endpoint")
         delays = Delays(slowdown) if slowdown else None
-        with ExitStack() as cleanup:
+        if not TRANSPORTS[row.transport].shares_memory:
+            require_descriptors(ZEROMQ)
+        with _on_the_host(), ExitStack() as cleanup:
             cleanup.enter_context(IdleTeams())
+            workers = cleanup.enter_context(ExitStack())
             process = None
+            start = partial(
+                WorkerProcess, checkpoint.source, row, device, threads or torch.get_num_threads()
+            )
             if endpoint is None:
-                process = WorkerProcess(
-                    checkpoint.source,
-                    row,
-                    device,
-                    threads or torch.get_num_threads(),
-                )
-                cleanup.callback(process.close)
+                process = start()
+                workers.callback(process.close)
                 channel = process.channel
             else:
                 channel = connect(endpoint, row.transport, keys)
-                cleanup.callback(channel.close)
-            channel.set_timeout(start_timeout_s)
+                workers.callback(channel.close)
             owned = ExitStack()
-            try:
+            with _starting(process, channel, start_timeout_s, timeout_s):
                 llama = cls(checkpoint, row, channel, device, owned, delays)
-            except WorkerDied as error:
-                words = process.stderr_tail() if process else ""
-                raise (
-                    WorkerDied(f"worker: ended at its start: {words}") if words else error
-                ) from error
-            channel.set_timeout(timeout_s)
-            if process:
-                process.connected()
             owned.push(cleanup.pop_all())
+            if restart:
+                llama._restart = _Restart(start, workers, start_timeout_s, timeout_s)
             llama._worker = process
             return llama
 
@@ -171,12 +181,31 @@ class SplitLlama:
 
         ``input_ids`` are the tokens of one prompt, or of several of equal length: (tokens,) or (batch, tokens).
 
+        If this object was launched with ``restart``, a worker that has ended is replaced, once in a forward, and
+        what its end broke is computed again; ``last_trace.restarts`` says so. A worker that hangs, refuses or
+        answers nonsense is not replaced. Contexts that the old worker held are lost.
+
         Raises:
             InputError: for an empty prompt, an id out of the vocabulary, or too many tokens.
             WorkerError, ProtocolError: if the worker fails or answers nonsense; launch a new one then.
             ArenaError: if there is not enough shared memory for a prompt of this length.
         """
         ids = checked_token_ids(input_ids, self.config)
+        with self.turn():
+            has_ended = self._worker is not None and self._worker.has_ended
+            if self._restart is None or not has_ended:
+                try:
+                    return self._forward(ids)
+                except WorkerDied:
+                    if self._restart is None:
+                        raise
+            # Not where the error is handled: what it holds, tensors among it, is let go of first.
+            self._replace_worker(self._restart)
+            logits = self._forward(ids)
+            self.last_trace = replace(self.last_trace, restarts=1)
+            return logits
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
         tokens = ids.shape[1]
         with self._traced():
             if in_one_piece(tokens):
@@ -186,6 +215,18 @@ class SplitLlama:
                 return self._extend(Window(0, tokens, cache=number), ids, tokens)
             finally:
                 self._give_back(number)
+
+    def _replace_worker(self, restart: _Restart) -> None:
+        restart.workers.close()
+        with ExitStack() as resources:
+            self._worker = process = restart.start()
+            resources.callback(process.close)
+            with _starting(process, process.channel, restart.start_timeout_s, restart.timeout_s):
+                self._shake_hands(process.channel)
+            restart.workers.push(resources.pop_all())
+        self.abandoned.clear()  # they were the old one's
+        if self._restart is None:
+            raise WorkerError(_CLOSED)  # meanwhile, by another thread
 
     def open_context(self, batch: int = 1, capacity: int | None = None) -> Context:
         """Return an empty text, of ``batch`` conversations, that can grow to ``capacity`` tokens.
@@ -269,6 +310,8 @@ class SplitLlama:
         batch, tokens = ids.shape
         number, *_ = window.numbers
         if number not in self._rpc.caches:
+            if window.start:
+                raise WorkerError(_LOST)
             self._rpc.call(Call("open_cache"), cache=(number, batch, capacity))
         try:
             *pieces, last = (
@@ -289,6 +332,8 @@ class SplitLlama:
     def trim(self, number: int, length: int) -> None:
         """Cut a context's cache, which the worker has, to its first ``length`` tokens."""
         with self._traced():
+            if number not in self._rpc.caches:
+                raise WorkerError(_LOST)
             self._rpc.call(Call("trim_cache"), cache=(number, length))
 
     def close_abandoned(self) -> None:
@@ -341,8 +386,9 @@ class SplitLlama:
             )
         with self._lock:
             if not self._release.alive:
-                raise WorkerError("worker: this model is closed; launch another")
-            yield
+                raise WorkerError(_CLOSED)
+            with _on_the_host():
+                yield
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
@@ -365,6 +411,7 @@ class SplitLlama:
         """
         if os.getpid() != self._process:
             return  # a fork's: everything is its parent's
+        self._restart = None
         if self._worker is not None:
             self._worker.end()
         with self._lock:
@@ -380,6 +427,38 @@ class SplitLlama:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _on_the_host() -> AbstractContextManager[object]:
+    """Let tensors that are made meanwhile lie in host memory, whatever default device the caller has set."""
+    device = torch.get_default_device()
+    return nullcontext() if device.type == "cpu" else torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class _Restart:
+    """How to start a worker in the place of one that has ended. ``workers`` closes that one."""
+
+    start: Callable[[], WorkerProcess]
+    workers: ExitStack
+    start_timeout_s: float
+    timeout_s: float
+
+
+@contextmanager
+def _starting(
+    process: WorkerProcess | None, channel: ClientChannel, start_timeout_s: float, timeout_s: float
+) -> Iterator[None]:
+    """Shake hands inside: a worker has its own deadline for its start, and says why it ends there."""
+    channel.set_timeout(start_timeout_s)
+    try:
+        yield
+    except WorkerDied as error:
+        words = process.stderr_tail() if process else ""
+        raise (WorkerDied(f"worker: ended at its start: {words}") if words else error) from error
+    channel.set_timeout(timeout_s)
+    if process:
+        process.connected()
 
 
 def _check_number(name: str, given: Any, wanted: str, most: int, kinds: tuple[type, ...]) -> None:

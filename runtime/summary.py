@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runtime.answer import Answer
 from runtime.stages import Stage
-from runtime.trace import Totals, added
+from runtime.trace import Totals
 
 _PHASES = (
     ("device_s", "device"),
@@ -38,18 +38,11 @@ class Run:
     @classmethod
     def of(cls, answer: Answer) -> Run | None:
         """Return what an answer took, None where it was cancelled before its first token."""
-        made = answer.generation
-        if not made.first_totals:
+        made, totals = answer.generation, answer.generation.totals
+        if totals is None:
             return None
-        totals = made.first_totals
-        if made.token_totals:
-            totals = added(totals, made.token_totals)
         return cls(
-            answer.prompt_tokens,
-            answer.kept_tokens,
-            made.ttft_s,
-            tuple(made.token_s),
-            totals,
+            answer.prompt_tokens, answer.kept_tokens, made.ttft_s, tuple(made.token_s), totals
         )
 
     @property

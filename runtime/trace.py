@@ -92,6 +92,9 @@ class Trace:
 
     rpcs: tuple[RpcRecord, ...]
     total_s: float
+    restarts: int = 0
+    """Workers that were started for it in the place of one that had ended; neither they nor the calls that the
+    end broke are in the other figures."""
 
     def totals(self) -> Totals:
         """Sum the records. ``trusted_s`` is the time outside of every call."""

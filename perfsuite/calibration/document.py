@@ -49,12 +49,10 @@ def _mode(findings: Findings, kinds: Sequence[Kind], recordings: int | None) -> 
         columns("runs", "with any red", "benchmarks red", "undecided"),
         [
             Row(
-                (
-                    f"{findings.runs[kind]} {kind}",
-                    str(findings.red_runs[kind]),
-                    str(findings.total[kind].red),
-                    str(findings.total[kind].undecided),
-                )
+                f"{findings.runs[kind]} {kind}",
+                str(findings.red_runs[kind]),
+                str(findings.total[kind].red),
+                str(findings.total[kind].undecided),
             )
             for kind in kinds
         ],
@@ -63,7 +61,7 @@ def _mode(findings: Findings, kinds: Sequence[Kind], recordings: int | None) -> 
     yield Table(
         columns("benchmark", *map(str, kinds)),
         [
-            Row((name, *(_cell(findings.verdicts[kind][name]) for kind in kinds)))
+            Row(name, *(_cell(findings.verdicts[kind][name]) for kind in kinds))
             for name in findings.benchmarks
         ],
     )

@@ -77,11 +77,8 @@ def find(runs: Mapping[Kind, Sequence[Run]]) -> Findings:
 def _verdicts(kind: Kind, runs: Sequence[Run], names: Sequence[str]) -> Verdicts:
     pairs = [(run, name) for run in runs for name in names if name in run.outcomes]
     red = [(run, name) for run, name in pairs if run.is_red(name)]
-    changes = [
-        run.outcomes[name]["change"] - 1
-        for run, name in pairs
-        if run.outcomes[name].get("change") is not None
-    ]
+    found = [run.outcomes[name].change_value for run, name in pairs]
+    changes = [change - 1 for change in found if change is not None]
     return Verdicts(
         red=Count(len(red), len(pairs)),
         undecided=Count(sum(run.is_undecided(name) for run, name in pairs), len(pairs)),

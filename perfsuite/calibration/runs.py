@@ -6,16 +6,16 @@ calibration of hours can be interrupted and continued.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from perfsuite.errors import MeasurementError, UsageError
 from perfsuite.gate.baselines import Baselines
+from perfsuite.gate.outcome import UNDECIDED, Status
+from perfsuite.gate.reported import Subject, read_report
 
 BASELINES = "baselines.json"
 GATE, COMPARE = "gate", "compare"
@@ -53,23 +53,22 @@ class Run:
     """One run's report."""
 
     kind: Kind
-    outcomes: Mapping[str, Mapping[str, Any]]  # by benchmark
+    outcomes: Mapping[str, Subject]  # by benchmark
 
     def is_red(self, name: str) -> bool:
         """Whether this benchmark failed."""
-        return self._verdict(name) == "regression"
+        return self._verdict(name) == Status.REGRESSION
 
     def is_undecided(self, name: str) -> bool:
         """Whether there is no verdict on this benchmark."""
-        return self._verdict(name) in ("inconclusive", "unknown-speed", "extend-baseline")
+        return self._verdict(name) in UNDECIDED
 
     def grew(self, name: str) -> str | None:
         """Return the phase that was said to have grown most."""
-        found = self.outcomes.get(name, {}).get("grew_most")
-        return None if found is None else str(found)
+        return self.outcomes[name].grew_most if name in self.outcomes else None
 
     def _verdict(self, name: str) -> str:
-        return str(self.outcomes.get(name, {}).get("verdict", "not-measured"))
+        return self.outcomes[name].verdict if name in self.outcomes else Status.NOT_MEASURED
 
 
 class Folder:
@@ -145,9 +144,9 @@ class Folder:
         """Return the phase's share of a call, by benchmark, in the first unchanged run that has it."""
         for run in self.runs(Kind(mode=kind.mode)):
             shares = {
-                name: outcome["phases"][kind.phase] / outcome["ratio"]
-                for name, outcome in run.outcomes.items()
-                if outcome["phases"].get(kind.phase)
+                name: one.known_phases[kind.phase] / one.ratio
+                for name, one in run.outcomes.items()
+                if kind.phase is not None and one.known_phases.get(kind.phase) and one.ratio
             }
             if shares:
                 return shares
@@ -180,7 +179,7 @@ class Folder:
     @staticmethod
     def _read(kind: Kind, path: Path) -> Run:
         try:
-            outcomes = json.loads(path.read_text(encoding="utf-8"))["subjects"]
-            return Run(kind, {str(outcome["name"]): outcome for outcome in outcomes})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: is damaged: {error}; remove it") from error
+            return Run(kind, {one.name: one for one in read_report(path).subjects})
+        except UsageError as error:
+            words = str(error).removeprefix(f"{path}: ")
+            raise UsageError(f"{path}: is damaged: {words}; remove it") from error

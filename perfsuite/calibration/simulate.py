@@ -409,15 +409,13 @@ def table(rows: Sequence[Row]) -> Table:
         columns("condition", *heads),
         [
             blocks.Row(
-                (
-                    row.condition,
-                    f"{row.suites_red:.1%}",
-                    f"{row.suites_improved:.1%}",
-                    _shares(row.red),
-                    _shares(row.extend),
-                    f"{row.undecided:.0%}",
-                    f"{row.processes:.1f}",
-                )
+                row.condition,
+                f"{row.suites_red:.1%}",
+                f"{row.suites_improved:.1%}",
+                _shares(row.red),
+                _shares(row.extend),
+                f"{row.undecided:.0%}",
+                f"{row.processes:.1f}",
             )
             for row in rows
         ],

@@ -25,10 +25,9 @@ from perfsuite.compare.interrupts import interrupted
 from perfsuite.compare.result import Comparison, problem
 from perfsuite.errors import RevisionError, UsageError
 from perfsuite.files import check_outputs, write_json, write_text
-from perfsuite.gate.reported import Subject
+from perfsuite.gate.reported import Report, read_report
 from perfsuite.render import terminal
 from perfsuite.render.markdown import markdown as as_markdown
-from perfsuite.schema import decode
 
 _PLUGIN = "perfsuite.plugin"
 _CLEANUP_TIMEOUT_S = 60.0
@@ -138,13 +137,11 @@ def _measure(options: Sequence[str], theirs: Sequence[str], line: str) -> Compar
         if not failures.exists():
             raise UsageError(_last_error(told))
         session = json.loads(failures.read_text(encoding="utf-8"))
-        found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
-    outcomes = found.get("subjects", [])
-    results = [decode(one, Subject, "the report") for one in outcomes]
-    judged = {outcome["test"] for outcome in outcomes if outcome["failed"]}
+        found = read_report(report) if report.exists() else Report(subjects=())
+    judged = {subject.test for subject in found.subjects if subject.failed}
     broken = {test: words for test, words in session["failures"].items() if test not in judged}
-    head, base = found.get("titles") or ("head", "BASE")
-    comparison = Comparison(head, base, results, broken, found.get("machine"), line)
+    head, base = found.titles or ("head", "BASE")
+    comparison = Comparison(head, base, found.subjects, broken, found.machine, line)
     if not comparison.compared:
         raise RevisionError(_why_nothing(comparison, session["collected"]))
     return comparison

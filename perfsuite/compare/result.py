@@ -99,7 +99,7 @@ class Comparison:
 
     def blocks(self) -> list[Block]:
         """Return a table below a line that says what was compared, and notes of what was not."""
-        rows = [Row(_cells(one), TONES.get(one.verdict, "unsure")) for one in self.compared]
+        rows = [Row(*_cells(one), tone=TONES.get(one.verdict, "unsure")) for one in self.compared]
         title = Heading(f"{self.head} against {self.base}")
         return [title, Table(_COLUMNS, rows), *map(Note, self._notes)]
 

@@ -1,14 +1,15 @@
-"""A benchmark's outcome as a report holds it (``Outcome.as_json``), for whoever reads it again."""
+"""A run's report and the outcomes in it (``Outcome.as_json``), for whoever reads them again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, convert, field
+from msgspec import Struct, field
 
 from perfsuite.gate.outcome import Outcome
-from perfsuite.schema import Count, Ends, Finite, NotNegative, Positive
+from perfsuite.schema import Count, Ends, Finite, NotNegative, Positive, read
 from perfsuite.statistics import Estimate
 
 
@@ -60,12 +61,33 @@ class Subject(Figures, frozen=True, kw_only=True):
     verdict: str
     test: str = ""
     failed: bool = False
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     base_s: Positive | None = None  # a comparison: the seconds of the base
     base_phases_s: Mapping[str, Finite] = {}
     samples: Sequence[dict[str, Any]] = ()
 
 
+class Report(Struct, frozen=True, kw_only=True):
+    """What ``pytest --perf-report`` wrote."""
+
+    subjects: tuple[Subject, ...]
+    command: str = ""
+    whole: bool | None = None  # whether every test that has a gate was run
+    titles: tuple[str, str] | None = None  # of head and base, which were compared
+    machine: dict[str, Any] | None = None
+
+
+def read_report(path: Path) -> Report:
+    """Read a run's report. Raises UsageError naming the file and the field that cannot be used."""
+    return read(path, Report)
+
+
 def reported(outcome: Outcome) -> Subject:
-    """Return what a report holds of an outcome, but for its samples."""
-    return convert(outcome.as_json(samples=False), Subject)
+    """Return what a report holds of an outcome, but for its samples; unchecked, so that any can be shown."""
+    told = outcome.as_json(samples=False)
+    ends = told.pop("change_interval")
+    return Subject(
+        change_value=told["change"],
+        change_interval=Ends(*ends) if ends else None,
+        **{name: told[name] for name in Subject.__struct_fields__ if name in told},
+    )

@@ -70,10 +70,10 @@ class Runs(Protocol):
 
 
 @dataclass(frozen=True)
-class Contender:
+class Runner:
     """What is timed: the subject, or a reference."""
 
-    process: int  # contenders of one process have one number
+    process: int  # runners of one process have one number
     calibrate: Callable[
         [float], tuple[int, float]
     ]  # seconds of a run -> calls in it, seconds of one
@@ -84,8 +84,8 @@ class Contender:
 class Pair:
     """A subject and what it is held against, ready in fresh processes."""
 
-    subject: Contender
-    references: Mapping[str, Contender]
+    subject: Runner
+    references: Mapping[str, Runner]
     server: str = ""
     notes: Sequence[str] = ()
 
@@ -230,15 +230,15 @@ def measure(
     cpu_s: dict[int, float] = {}
     rounds: list[Round] = []
 
-    def block(contender: Contender, loops: int) -> Runs:
-        runs = contender.measure(plan.runs, loops, plan.discarded)
-        cpu_s[contender.process] = runs.cpu_s
+    def block(runner: Runner, loops: int) -> Runs:
+        runs = runner.measure(plan.runs, loops, plan.discarded)
+        cpu_s[runner.process] = runs.cpu_s
         return runs
 
     warm_up = 1 if plan.discarded else 0
     if not warm_up:  # the first round counts, and what the processes used before it is not its
-        for contender in (pair.subject, *(pair.references[name] for name in plans)):
-            cpu_s[contender.process] = contender.measure(0, 1, 0).cpu_s
+        for runner in (pair.subject, *(pair.references[name] for name in plans)):
+            cpu_s[runner.process] = runner.measure(0, 1, 0).cpu_s
         watch.foreign_share(sum(cpu_s.values()))
     for number in range(-warm_up, plan.rounds):
         blocks: dict[str | None, Runs] = {}

@@ -65,7 +65,7 @@ def blocks(subjects: Sequence[Subject]) -> list[Block]:
 
 def table(subjects: Sequence[Subject]) -> Table:
     """Return a row for each benchmark."""
-    return Table(_COLUMNS, [Row(_cells(one), tone(one)) for one in subjects], _CAPTION)
+    return Table(_COLUMNS, [Row(*_cells(one), tone=tone(one)) for one in subjects], _CAPTION)
 
 
 def annotation(outcome: Outcome) -> str:

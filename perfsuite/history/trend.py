@@ -80,15 +80,13 @@ def _row(story: Story) -> Row:
     series, latest = story.series, story.series.points[-1]
     known = len(series.points) > 1
     return Row(
-        (
-            series.subject,
-            f"{len(series.points):,}",
-            sparkline(series.values),
-            format_value(latest.value, series.figure),
-            short(latest.commit),
-            latest.measurement.verdict or MISSING,
-            f"{story.trend.spread:.1%}" if known else MISSING,
-        )
+        series.subject,
+        f"{len(series.points):,}",
+        sparkline(series.values),
+        format_value(latest.value, series.figure),
+        short(latest.commit),
+        latest.measurement.verdict or MISSING,
+        f"{story.trend.spread:.1%}" if known else MISSING,
     )
 
 

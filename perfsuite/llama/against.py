@@ -50,14 +50,12 @@ def _table(then: Ladder, now: Ladder) -> Table:
         change = new[name].latency_s.median / old[name].latency_s.median if both else None
         rows.append(
             Row(
-                (
-                    name,
-                    _latency(then, old.get(name)),
-                    _latency(now, new.get(name)),
-                    MISSING if change is None else f"{change:.2f}",
-                    _over_unsplit(then, old.get(name)),
-                    _over_unsplit(now, new.get(name)),
-                )
+                name,
+                _latency(then, old.get(name)),
+                _latency(now, new.get(name)),
+                MISSING if change is None else f"{change:.2f}",
+                _over_unsplit(then, old.get(name)),
+                _over_unsplit(now, new.get(name)),
             )
         )
     return Table(columns(*heads), rows, "Latencies and ratios, then and now.")

@@ -38,8 +38,9 @@ def patterns(
     found: dict[Pattern, None] = {}
     for stage in stages:
         rows = operations(config, stage, tokens, memory)
-        by_call = groupby(rows, lambda row: (row.side, row.call))
-        found[tuple(Burst(side, tuple(group)) for (side, _), group in by_call)] = None
+        # Layers that one call computes are bursts of their own: they are more than what is before and after them.
+        by_call = groupby(rows, lambda row: (row.side, row.call, row.times))
+        found[tuple(Burst(side, tuple(group)) for (side, *_), group in by_call)] = None
     return tuple(found)
 
 

@@ -2,7 +2,7 @@
 
 total = sum over calls of serialize + transport + device + deserialize, plus trusted compute.
 
-Pure functions. The constants come from micro-measurements of single calls and single operations
+Pure functions. The constants come from microbenchmarks of single calls and single operations
 (``perfsuite/diagnosis``); no forward pass, and no total of one, is ever among them.
 """
 
@@ -25,8 +25,8 @@ from runtime.transports.registry import TRANSPORTS
 BOUNDS = ("compute", "memory", "transport", "per-call", "trusted")
 
 
-def road_of(transport: str) -> str:
-    """Return the road that a transport takes to a worker on the same machine."""
+def route_of(transport: str) -> str:
+    """Return the route that a transport takes to a worker on the same machine."""
     row = TRANSPORTS[transport]
     return row.routes[row.scheme]
 
@@ -77,9 +77,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a projection changes: another road, a named device, the number of calls. None leaves it."""
+    """What a projection changes: another route, a named device, the number of calls. None leaves it."""
 
-    road: str | None = None
+    route: str | None = None
     accelerator: Accelerator | None = None
     rpc_count: int | None = None
 
@@ -107,19 +107,19 @@ def predict(
     """Predict a forward pass of ``stage`` over one prompt of ``tokens`` tokens.
 
     Raises:
-        KeyError: for a road or an operation without a constant.
+        KeyError: for a route or an operation without a constant.
     """
     assumed = assumed or Assumptions()
-    road_name = assumed.road or road_of(stage.transport)
+    route_name = assumed.route or route_of(stage.transport)
     sums = _Sums()
-    for operation in operations(config, stage, tokens, memory_of(road_name)):
+    for operation in operations(config, stage, tokens, memory_of(route_name)):
         _add_operation(sums, operation, constants, assumed.accelerator)
     calls = (
         *end_calls(config, stage, tokens),
         *layer_calls(config, stage, tokens) * config.num_layers,
     )
     for call in calls:
-        _add_call(sums, call, constants, road_name, assumed)
+        _add_call(sums, call, constants, route_name, assumed)
     count = assumed.rpc_count or len(calls)
     if count != len(calls):
         _recount(sums, count / len(calls))
@@ -159,13 +159,13 @@ def _add_call(
     sums: _Sums,
     call: CallTraffic,
     constants: MachineConstants,
-    road_name: str,
+    route_name: str,
     assumed: Assumptions,
 ) -> None:
-    road = constants.roads[road_name]
-    for phase in road.sent:
-        seconds = road.seconds(phase, call)
-        alone = min(seconds, road.per_call_s(phase))
+    route = constants.routes[route_name]
+    for phase in route.sent:
+        seconds = route.seconds(phase, call)
+        alone = min(seconds, route.per_call_s(phase))
         sums.phases[phase] += seconds
         sums.empty_calls[phase] += alone
         sums.bounds["per-call"] += alone

@@ -176,7 +176,7 @@ def measure(
     ``command`` are only noted in the result.
     """
     worker_info: dict[str, Mapping[str, Any]] = {}
-    contenders: dict[str, Callable[[], Forward]] = {}
+    benchmarks: dict[str, Callable[[], Forward]] = {}
     answering: dict[str, Callable[[], Answer]] = {}
     with ExitStack() as stack:
         # These load in the background, while the stages' workers start one after the other.
@@ -194,18 +194,18 @@ def measure(
                 SplitLlama.launch(checkpoint, stage=stage.name, device=device, threads=threads)
             )
             worker_info[stage.name] = llama.worker_info
-            contenders[stage.name] = partial(_split_forward, llama, input_ids)
+            benchmarks[stage.name] = partial(_split_forward, llama, input_ids)
             answering[stage.name] = partial(answer_of, llama, input_ids, generate or 0)
-        for dtype, yardstick in unsplit.items():
+        for dtype, reference in unsplit.items():
             progress.say(f"starting {unsplit_name(dtype)}")
-            yardstick.wait_until_ready()
-            contenders[unsplit_name(dtype)] = partial(_unsplit_forward, yardstick, input_ids)
+            reference.wait_until_ready()
+            benchmarks[unsplit_name(dtype)] = partial(reference.forward, input_ids)
             answering[unsplit_name(dtype)] = partial(
-                _unsplit_answer, yardstick, input_ids, generate or 0
+                _unsplit_answer, reference, input_ids, generate or 0
             )
         neighbours = Neighbours()
         samples = interleave(
-            contenders, rounds, seed=seed, on_run=progress.begin_run, neighbours=neighbours
+            benchmarks, rounds, seed=seed, on_run=progress.begin_run, neighbours=neighbours
         )
         answers: dict[str, list[Answer]] = {}
         if generate:
@@ -257,12 +257,7 @@ def _split_forward(llama: SplitLlama, input_ids: torch.Tensor) -> Forward:
     started = time.perf_counter()
     logits = llama.forward(input_ids)
     seconds = time.perf_counter() - started
-    return Forward(seconds, int(logits[0].argmax()), llama.last_trace.totals())
-
-
-def _unsplit_forward(unsplit: Unsplit, input_ids: torch.Tensor) -> Forward:
-    forward = unsplit.forward(input_ids)
-    return Forward(forward.seconds, forward.next_token, None)
+    return Forward(seconds, int(logits[0].argmax()), llama.last_trace)
 
 
 def _unsplit_answer(unsplit: Unsplit, input_ids: torch.Tensor, new_tokens: int) -> Answer:

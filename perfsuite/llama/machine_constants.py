@@ -1,4 +1,4 @@
-"""A machine as the cost model sees it: constants, each from a micro-measurement of one call or one operation."""
+"""A machine as the cost model sees it: constants, each from a microbenchmark of one call or one operation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Road:
+class Route:
     """What a call costs by phase: by the bytes it sends, by those it receives, and per further tensor.
 
     The phase "trusted" holds what a call leaves to its caller: memory to release. ``sent`` and
@@ -75,7 +75,7 @@ class Rate:
 class MachineConstants:
     """All that the cost model knows of a machine; ``bandwidth`` is memory's, read and written, in bytes/s."""
 
-    roads: Mapping[str, Road]
+    routes: Mapping[str, Route]
     rates: Mapping[RateKey, Sequence[Rate]]
     bandwidth: float
 

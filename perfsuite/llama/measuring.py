@@ -1,6 +1,6 @@
-"""Interleaved rounds: contenders measured side by side, so that a drift hits all of them alike.
+"""Interleaved rounds: benchmarks measured side by side, so that a drift hits all of them alike.
 
-The rule, the same for every contender: the warm-up rounds are discarded, and every sample after
+The rule, the same for every benchmark: the warm-up rounds are discarded, and every sample after
 them is kept. Nothing is dropped as an outlier; the statistics are robust instead.
 """
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 WARMUP_ROUNDS = 1
 # OpenMP threads spin for some milliseconds after a parallel region. Without a pause the next
-# contender would share its cores with what the last one left spinning.
+# benchmark would share its cores with what the last one left spinning.
 SETTLE_S = 0.02
 
 Sample = TypeVar("Sample")
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], Sample]],
+    benchmarks: Mapping[str, Callable[[], Sample]],
     rounds: int,
     *,
     seed: int = 0,
     on_run: Callable[[str, int], None] | None = None,
     neighbours: Neighbours | None = None,
 ) -> dict[str, list[Sample]]:
-    """Run every contender once per round, each round in an order drawn from ``seed``.
+    """Run every benchmark once per round, each round in an order drawn from ``seed``.
 
     ``on_run(name, round)`` is called before each run; warm-up rounds are numbered below 0.
     ``neighbours`` watches every run after them.
-    Returns per contender its ``rounds`` samples: sample i of all contenders is of one round.
+    Returns per benchmark its ``rounds`` samples: sample i of all benchmarks is of one round.
     """
-    order = list(contenders)
+    order = list(benchmarks)
     shuffle = random.Random(seed).shuffle  # noqa: S311 - an order, not a secret
-    samples: dict[str, list[Sample]] = {name: [] for name in contenders}
+    samples: dict[str, list[Sample]] = {name: [] for name in benchmarks}
     for number in range(-WARMUP_ROUNDS, rounds):
         shuffle(order)
         for name in order:
@@ -50,7 +50,7 @@ def interleave(
             if neighbours is not None:
                 neighbours.begin()
             with collector_paused():
-                sample = contenders[name]()
+                sample = benchmarks[name]()
             if number >= 0:
                 if neighbours is not None:
                     neighbours.end(name)

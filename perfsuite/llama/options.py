@@ -34,7 +34,11 @@ Tokens = Annotated[
 ]
 Stages = Annotated[
     str | None,
-    option("--stages", "STAGE,STAGE", "of baseline, shared-memory, fused, bf16 (default: all)"),
+    option(
+        "--stages",
+        "STAGE,STAGE",
+        "of baseline, shared-memory, fused, bf16, resident (default: all)",
+    ),
 ]
 Threads = Annotated[
     int | None,

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.workload import Memory, Operation, Shape, Side, memory_of
-from runtime.caches import Window
+from runtime.caches import CacheBooks, Window
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from runtime.devices.base import checked_ids
@@ -34,50 +34,62 @@ from runtime.rpc import RpcClient
 from runtime.stages import Stage
 from runtime.tensors import TensorSpec
 
+_CACHE = 0  # the number of the one that is used
+
 Kind = tuple[str, Shape]
 """Of an operation: what its shape means is said in ``workload.Operation``."""
 
 
 def operations(
-    config: ModelConfig, stage: Stage, tokens: int, memory: Memory | None = None
+    config: ModelConfig,
+    stage: Stage,
+    tokens: int,
+    memory: Memory | None = None,
+    *,
+    cached: int = 0,
 ) -> tuple[Operation, ...]:
     """List the operations of a forward pass of ``stage`` over one prompt, those of its equal layers once.
 
     Each layer's stand where the first layer runs them. What the trusted side computes serves the next call, where
-    there is one. ``memory`` is that of the stage's own transport unless it is given.
+    there is one. ``memory`` is that of the stage's own transport unless it is given. With ``cached``, the tokens
+    follow so many whose keys and values the worker keeps: 1 after n is a step of generation, by the kernels of
+    prompts.
 
     Raises:
         MeasurementError: for an operation that has no kind.
     """
     memory = memory or memory_of(stage.transport)
     return tuple(
-        dataclasses.replace(row, memory=memory) for row in _recorded(config, stage, tokens)
+        dataclasses.replace(row, memory=memory) for row in _recorded(config, stage, tokens, cached)
     )
 
 
 @lru_cache(maxsize=64)
-def _recorded(config: ModelConfig, stage: Stage, tokens: int) -> Sequence[Operation]:
+def _recorded(config: ModelConfig, stage: Stage, tokens: int, cached: int) -> Sequence[Operation]:
     # What is computed with the angles does not depend on them.
     rope = {"rope_type": "default", "rope_theta": 1e4}
-    positions = max(tokens, config.max_positions)
+    positions = max(tokens + cached, config.max_positions)
     two, three = (
         _Run(
             dataclasses.replace(config, num_layers=layers, rope=rope, max_positions=positions),
             stage,
-        ).forward(tokens)
+        ).forward(tokens, cached)
         for layers in (2, 3)
     )
     size = len(three) - len(two)
-    # A layer is what a model of three has once more: the first stretch of that length which is repeated.
+    # A layer is what one layer more adds: the first stretch of that length which is repeated.
     for start in range(len(three) - 2 * size + 1):
-        second, third, end = (start + size * times for times in (1, 2, 3))
-        layer = _computed(three[start:second])
-        if layer == _computed(three[second:third]):
-            times = config.num_layers
-            if layer != _computed(three[third:end]):  # the last one does less than others
-                times, end = times - 1, third
-            equal = [dataclasses.replace(row, times=times) for row in three[start:second]]
-            return [*three[:start], *(equal if times else ()), *three[end:]]
+        first, *others = (
+            three[begin : begin + size] for begin in range(start, start + 3 * size, size)
+        )
+        without = [*three[:start], *three[start + size :]]
+        if _computed(first) != _computed(others[0]) or _computed(two) != _computed(without):
+            continue
+        # The last layer may be another: it stands with what comes after the layers.
+        equal = 3 if _computed(first) == _computed(others[1]) else 2
+        times = config.num_layers - (3 - equal)
+        layer = [dataclasses.replace(row, times=times) for row in first if times]
+        return [*three[:start], *layer, *three[start + equal * size :]]
     raise MeasurementError(f"stage {stage.name}: its layers differ in what they compute")
 
 
@@ -94,6 +106,7 @@ class _Run:
         self.channel = self
         self._dtype = stage.torch_dtype
         self._stage = stage
+        self._caches = CacheBooks(config)
         self._found: list[Operation] = []
         self._call = ""  # that the device computes
         self._function: FrameType | None = None
@@ -102,10 +115,18 @@ class _Run:
         self._device = CpuDevice(checkpoint, self._dtype, stage.granularity, kernels)
         self._pass = ForwardPass(checkpoint, stage, cast("RpcClient", self))
 
-    def forward(self, tokens: int) -> Sequence[Operation]:
-        """Run it over one prompt; return all operations in order."""
+    def forward(self, tokens: int, cached: int) -> Sequence[Operation]:
+        """Run it over one prompt, after ``cached`` tokens; return all operations in order."""
+        window = Window(0, tokens)
         with torch.no_grad(), _Dispatch(self._note_dispatched):
-            self._pass.logits(_meta((1, tokens), torch.int64), Window(0, tokens))
+            if cached:
+                length = cached + tokens
+                self.call(Call("open_cache"), cache=(_CACHE, 1, length))
+                before = Window(0, cached, length, _CACHE)
+                self._pass.append(_meta((1, cached), torch.int64), before)
+                self._found.clear()
+                window = Window(cached, tokens, length, _CACHE)
+            self._pass.logits(_meta((1, tokens), torch.int64), window)
         call = next(row.call for row in reversed(self._found) if row.call)
         found = []
         for row in reversed(self._found):
@@ -121,11 +142,14 @@ class _Run:
         self, call: Call, *inputs: torch.Tensor, cache: tuple[int, ...] = ()
     ) -> Sequence[torch.Tensor]:
         """As a client's."""
-        specs = output_specs(self.config, self._dtype, call, [TensorSpec.of(x) for x in inputs])
+        given = [TensorSpec.of(x) for x in inputs]
+        keys = self._caches.check(call, cache, given)
+        specs = output_specs(self.config, self._dtype, call, given, keys)
         outputs = [self.empty(spec) for spec in specs]
         self._call = call.operation
-        self._device.run(call, inputs, outputs)
+        self._device.run(call, inputs, outputs, cache)
         self._call = ""
+        self._caches.note(call, cache, keys)
         return outputs
 
     def _note(self, kind: str, shape: Shape) -> None:
@@ -252,7 +276,7 @@ _FUNCTIONS: Mapping[CodeType, Callable[..., Sequence[Kind]]] = MappingProxyType(
         silu_mul.__code__: lambda gate, **_: [("silu_mul", _rows(gate))],
         multiply_matrices.__code__: _product,
         checked_ids.__code__: lambda **_: [],  # eight bytes a token
-        CpuDevice._recalled.__code__: lambda **_: [],  # of one kind with the rounding after it
+        CpuDevice._recalled.__code__: lambda x, **_: [("recall", _rows(x))],
     }
 )
 """Functions whose operations are one, by their arguments."""
@@ -269,10 +293,11 @@ _ON_TRUSTED_SIDE: Mapping[str, Callable[..., Kind]] = MappingProxyType(
 
 _ON_DEVICE: Mapping[str, Callable[..., Kind]] = MappingProxyType(
     {
+        "index": lambda table, ids: ("embedding", (ids[0].numel(), table.shape[1])),
         "index_select": lambda table, dim, ids: ("embedding", (*ids.shape, table.shape[1])),
         "mm": lambda x, weight: ("lm_head", (*x.shape, weight.shape[1])),
         "clone": lambda x: ("join_heads", _heads(x.transpose(1, 2))),
-        "copy_": lambda x, *_: ("recall", x.shape),
+        "copy_": lambda x, *_: ("copy", _rows(x)),
     }
 )
 """The same of the device, beside its kernels."""

@@ -38,7 +38,7 @@ def moved_constant(
 ) -> Moved | None:
     """Name the constant that moved: the phase with the greatest excess over its prediction.
 
-    Both map phases to a time, in one unit (seconds, or multiples of a yardstick). An excess counts beyond
+    Both map phases to a time, in one unit (seconds, or multiples of a reference). An excess counts beyond
     ``tolerance`` of its own prediction, and if it is at least ``share`` of the predicted total, by default
     about what the model itself errs by (``docs/diagnosis.md``); None if there is none. Given the phases of an
     earlier run for ``predicted``, it says what changed since.

@@ -37,7 +37,7 @@ class Latency(Struct, frozen=True):
 
 
 class Token(Struct, frozen=True):
-    """The token that a contender predicts after the prompt."""
+    """The token that a benchmark predicts after the prompt."""
 
     id: int = 0
     text: str = ""
@@ -125,7 +125,7 @@ class Ladder(Struct, frozen=True, kw_only=True):
     confidence: float = 0.0  # of the latency intervals
     command: str = ""
     machine: dict[str, Any]
-    disturbed_runs: Mapping[str, int] = {}  # beside which others used the machine, by contender
+    disturbed_runs: Mapping[str, int] = {}  # beside which others used the machine, by benchmark
     next_token_agrees: bool = True
     unsplit: dict[str, UnsplitRow]
     stages: tuple[StageRow, ...]

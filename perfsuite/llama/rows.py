@@ -13,7 +13,10 @@ from perfsuite.llama.results import PHASES, Latency, StageRow, Token, UnsplitRow
 from perfsuite.schema import Interval
 
 if TYPE_CHECKING:
+    import torch
+
     from runtime.stages import Stage
+    from runtime.trace import Trace
 
 BUDGETS = ("rpc_count", "bytes_sent", "bytes_received", "payload_copies")
 
@@ -24,16 +27,17 @@ Decode = Callable[[list[int]], str]
 class Forward:
     """One timed forward pass: seconds as its caller sees them, and the token that it predicts.
 
-    ``totals`` are the trace's, None for a model that has none.
+    ``trace`` is None for a model that has none, ``logits`` (batch, vocab) unless they were asked for.
     """
 
     seconds: float
-    next_token: int
-    totals: Mapping[str, Any] | None
+    next_token: int = 0
+    trace: Trace | None = None
+    logits: torch.Tensor | None = None
 
 
 def unsplit_name(dtype: str) -> str:
-    """What the unsplit model in ``dtype`` is called among the contenders."""
+    """What the unsplit model in ``dtype`` is called among the benchmarks."""
     return f"unsplit {dtype}"
 
 
@@ -54,12 +58,12 @@ def stage_row(
     *,
     seed: int,
 ) -> StageRow:
-    """The row of ``stage``, from the forward passes of all contenders, one per round each.
+    """The row of ``stage``, from the forward passes of all benchmarks, one per round each.
 
     Raises MeasurementError when the stage's traffic differs from round to round.
     """
     forwards = samples[stage.name]
-    totals = [forward.totals for forward in forwards if forward.totals is not None]
+    totals = [forward.trace.totals() for forward in forwards if forward.trace is not None]
     budgets = {name: _constant(stage.name, name, totals) for name in BUDGETS}
     seconds = _seconds(forwards)
     unsplit = _seconds(samples[unsplit_name(stage.dtype)])
@@ -82,7 +86,7 @@ def stage_row(
         bytes_received=budgets["bytes_received"],
         payload_copies=budgets["payload_copies"],
         phases_s={
-            phase: statistics.median([total[f"{phase}_s"] for total in totals]).value
+            phase: statistics.median([total[f"{phase}_s"] for total in totals]).value  # type: ignore[literal-required]
             for phase in PHASES
         },
         next_token=_token(forwards, decode),

@@ -9,7 +9,17 @@ from typing import Any
 from perfsuite.llama.neighbours import told
 from perfsuite.llama.results import PHASES, Ladder, Latency, StageRow
 from perfsuite.llama.rows import unsplit_name
-from perfsuite.render.blocks import MISSING, Block, Column, Heading, Note, Row, Shares, Table
+from perfsuite.render.blocks import (
+    MISSING,
+    Block,
+    Column,
+    Heading,
+    Note,
+    Row,
+    Shares,
+    Table,
+    columns,
+)
 from perfsuite.schema import Interval
 from perfsuite.units import brief_seconds, counted
 
@@ -21,6 +31,7 @@ def ladder_blocks(ladder: Ladder) -> Iterator[Block]:
     yield phases(ladder)
     if any(row.generated for row in ladder.stages):
         yield generation(ladder)
+        yield token_traffic(ladder)
         yield token_phases(ladder)
     yield meaning(ladder)
     yield from _notes(ladder)
@@ -86,21 +97,19 @@ def latencies(ladder: Ladder) -> Table:
              "received")  # fmt: skip
     rows = [
         Row(
-            (
-                row.name,
-                format_latency(row.latency_s, interval=several),
-                MISSING if row.vs_baseline is None else f"{row.vs_baseline:.1f}x",
-                format_ratio(row.vs_unsplit, row.vs_unsplit_interval, several=several),
-                str(row.rpc_count),
-                format_bytes(row.bytes_sent),
-                format_bytes(row.bytes_received),
-            )
+            row.name,
+            format_latency(row.latency_s, interval=several),
+            MISSING if row.vs_baseline is None else f"{row.vs_baseline:.1f}x",
+            format_ratio(row.vs_unsplit, row.vs_unsplit_interval, several=several),
+            str(row.rpc_count),
+            format_bytes(row.bytes_sent),
+            format_bytes(row.bytes_received),
         )
         for row in ladder.stages
     ]
     for dtype, unsplit in ladder.unsplit.items():
         latency = format_latency(unsplit.latency_s, interval=several)
-        rows.append(Row((unsplit_name(dtype), latency, *[""] * 5), "dim"))
+        rows.append(Row(unsplit_name(dtype), latency, *[""] * 5, tone="dim"))
     columns = [Column("stage"), *(Column(head, figures=True) for head in heads)]
     return Table(
         columns, rows, "Latency, traffic, and ratios to the baseline and the unsplit model."
@@ -115,35 +124,46 @@ def phases(ladder: Ladder) -> Shares:
 def generation(ladder: Ladder) -> Table:
     """Return times to the first and to each further token of each stage, and of the unsplit model."""
     several = ladder.rounds != 1
-    heads = ("to first token", "per further token", "95th\npercentile", "tokens/s",
-             "per token over\nunsplit, same dtype", "RPCs\na token", "sent\na token", "received\na token")  # fmt: skip
-    rows = []
+    heads = ("to first\ntoken", "per further\ntoken", "95th\npercentile", "tokens/s",
+             "over unsplit,\nsame dtype")  # fmt: skip
     named = [(row.name, row.generated) for row in ladder.stages]
     named += [(unsplit_name(dtype), row.generated) for dtype, row in ladder.unsplit.items()]
-    for name, made in named:
-        if made is None:
-            continue
-        cells = [
+    rows = [
+        Row(
             name,
             format_latency(made.ttft_s, interval=several),
             format_latency(made.tpot_s, interval=several),
             brief_seconds(made.tpot_p95_s),
             f"{made.tokens_per_s:.1f}",
-        ]
-        if made.vs_unsplit is None:
-            cells += [""] * 4
-        else:
-            cells += [
-                format_ratio(made.vs_unsplit, made.vs_unsplit_interval, several=several),
-                f"{made.rpc_count_per_token:g}",
-                format_bytes(round(made.bytes_sent_per_token)),
-                format_bytes(round(made.bytes_received_per_token)),
-            ]
-        rows.append(Row(tuple(cells), "dim" if made.vs_unsplit is None else ""))
-    columns = [Column("stage"), *(Column(head, figures=True) for head in heads)]
+            ""
+            if made.vs_unsplit is None
+            else format_ratio(made.vs_unsplit, made.vs_unsplit_interval, several=several),
+            tone="dim" if made.vs_unsplit is None else "",
+        )
+        for name, made in named
+        if made is not None
+    ]
     return Table(
-        columns, rows, "Generation: greedy answers, with the cache where the stage puts it."
+        columns("stage", *heads),
+        rows,
+        "Generation: greedy answers, with the cache where the stage puts it.",
     )
+
+
+def token_traffic(ladder: Ladder) -> Table:
+    """Return what crosses for each further token."""
+    rows = [
+        Row(
+            row.name,
+            f"{row.generated.rpc_count_per_token:g}",
+            format_bytes(round(row.generated.bytes_sent_per_token)),
+            format_bytes(round(row.generated.bytes_received_per_token)),
+        )
+        for row in ladder.stages
+        if row.generated is not None
+    ]
+    heads = columns("stage", "RPCs a further token", "sent", "received")
+    return Table(heads, rows, "Traffic of a further token.")
 
 
 def token_phases(ladder: Ladder) -> Shares:
@@ -159,7 +179,7 @@ def token_phases(ladder: Ladder) -> Shares:
 def meaning(ladder: Ladder) -> Table:
     """Return what each stage brought beside what it was to bring, and what it costs in trust."""
     several = ladder.rounds != 1
-    columns = [
+    heads = [
         Column("stage"),
         Column("speed-up,\nmeasured", figures=True),
         Column("speed-up,\nforecast", figures=True),
@@ -168,20 +188,18 @@ def meaning(ladder: Ladder) -> Table:
     ]
     rows = [
         Row(
-            (
-                row.name,
-                format_ratio(row.vs_baseline, row.vs_baseline_interval, "x", several=several),
-                forecast(row),
-                repr(row.next_token.text),  # quoted, so that a space or a line's end can be seen
-                row.worker_sees,
-            )
+            row.name,
+            format_ratio(row.vs_baseline, row.vs_baseline_interval, "x", several=several),
+            forecast(row),
+            repr(row.next_token.text),  # quoted, so that a space or a line's end can be seen
+            row.worker_sees,
         )
         for row in ladder.stages
     ]
     for dtype, unsplit in ladder.unsplit.items():
         token = repr(unsplit.next_token.text)
-        rows.append(Row((unsplit_name(dtype), "", "", token, "not split"), "dim"))
-    return Table(columns, rows, "What each stage brought, and what the worker sees.")
+        rows.append(Row(unsplit_name(dtype), "", "", token, "not split", tone="dim"))
+    return Table(heads, rows, "What each stage brought, and what the worker sees.")
 
 
 def forecast(row: StageRow) -> str:
@@ -190,9 +208,9 @@ def forecast(row: StageRow) -> str:
 
 
 def _notes(ladder: Ladder) -> Iterator[Note]:
-    agreement = "all contenders agree"
+    agreement = "all agree"
     if not ladder.next_token_agrees:
-        agreement = "the contenders do NOT all agree (bfloat16 may decide a close call otherwise)"
+        agreement = "they do NOT all agree (bfloat16 may decide a close call otherwise)"
     yield Note(agreement, "next token")
     generated = [row.generated for row in ladder.stages]
     generated += [unsplit.generated for unsplit in ladder.unsplit.values()]

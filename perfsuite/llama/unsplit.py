@@ -1,4 +1,4 @@
-"""The yardstick: the unsplit model, ``transformers``' own, in a process of its own.
+"""The reference: the unsplit model, ``transformers``' own, in a process of its own.
 
 ``Unsplit`` starts ``python -m perfsuite.llama.unsplit`` and asks it (see ``processes.program``). The process keeps
 torch's default OpenMP settings, whatever the runtime has chosen for itself, and ends with its
@@ -30,6 +30,7 @@ import torch
 
 from perfsuite.errors import UnsplitError
 from perfsuite.llama.measuring import collector_paused
+from perfsuite.llama.rows import Forward
 from perfsuite.processes.program import Program
 from perfsuite.processes.protocol import Ended, Lines
 from runtime import SplitError, load_checkpoint
@@ -43,18 +44,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 START_TIMEOUT_S = 300.0
 FORWARD_TIMEOUT_S = 900.0
-
-
-@dataclass(frozen=True)
-class UnsplitForward:
-    """One forward pass: seconds around it alone, and the first prompt's next token.
-
-    ``logits`` are the last position's, (batch, vocab) in float32, None unless asked for.
-    """
-
-    seconds: float
-    next_token: int
-    logits: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -114,12 +103,12 @@ class Unsplit:
         *,
         logits: bool = False,
         timeout_s: float = FORWARD_TIMEOUT_S,
-    ) -> UnsplitForward:
+    ) -> Forward:
         """One forward pass over ``input_ids``, (batch, tokens) of whole numbers."""
         self.wait_until_ready()
         request = {"input_ids": input_ids.tolist(), "logits": logits}
         answer = self._program.ask(request, timeout_s)
-        return UnsplitForward(
+        return Forward(
             seconds=answer["seconds"],
             next_token=answer["next_token"],
             logits=torch.tensor(answer["logits"]) if logits else None,

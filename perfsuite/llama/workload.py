@@ -79,7 +79,7 @@ class Operation:
 
 
 def memory_of(transport: str) -> Memory:
-    """Return where tensors lie that cross by ``transport`` or by one of its roads."""
+    """Return where tensors lie that cross by ``transport`` or by one of its routes."""
     shared = any(
         row.shares_memory and transport in (row.name, *row.routes.values())
         for row in TRANSPORTS.values()

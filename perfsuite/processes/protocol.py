@@ -35,7 +35,7 @@ class Late(Exception):
 
 
 class Lines:
-    """One end of the conversation. Raises ``Ended`` where the other end is gone."""
+    """One end of the connection. Raises ``Ended`` where the other end is gone."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection

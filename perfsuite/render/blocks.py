@@ -56,12 +56,16 @@ class Column:
     room: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Row:
     """Cells, one for each column; the first says what the others are about."""
 
     cells: Sequence[str]
-    tone: Tone = ""
+    tone: Tone
+
+    def __init__(self, *cells: str, tone: Tone = "") -> None:
+        object.__setattr__(self, "cells", cells)
+        object.__setattr__(self, "tone", tone)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Shares:
     def table(self) -> Table:
         """Return the percentages."""
         columns = [Column(self.label), *(Column(part, figures=True) for part in self.parts)]
-        rows = [Row([label, *self.percentages(parts)]) for label, parts in self.rows.items()]
+        rows = [Row(label, *self.percentages(parts)) for label, parts in self.rows.items()]
         return Table(columns, rows, self.title)
 
     def percentages(self, parts: Mapping[str, float]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, Group, JustifyMethod, RenderableType
@@ -40,9 +42,10 @@ def show(
 
     Of any width (None) a row of a table is one line, where that is no terminal.
     """
-    console = console or Console(markup=False, emoji=False, highlight=False)
-    # What is not a terminal has no width of its own; rich would assume 80.
     most = _ENDLESS if width is None else width
+    if console is None:
+        # What is not a terminal has no width of its own, even where FORCE_COLOR makes rich take it for one.
+        console = _console(width=None if sys.stdout.isatty() else most)
     console.width = min(most, console.width) if console.is_terminal else most
     with console.capture() as capture:
         console.print(Group(*_spaced(blocks, console.width)))
@@ -56,9 +59,14 @@ def show(
 def lines(blocks: Iterable[Block]) -> list[str]:
     """Return the blocks' lines, however wide, without any colour: a row of a table is one."""
     page = StringIO()
-    console = Console(file=page, width=_ENDLESS, markup=False, emoji=False, highlight=False)
+    console = _console(file=page, width=_ENDLESS, force_terminal=False)
     console.print(Group(*_spaced(blocks, _ENDLESS)))
     return [line.rstrip() for line in page.getvalue().split("\n")[:-1]]
+
+
+def _console(**how: Any) -> Console:
+    """A console that shows names as they are."""
+    return Console(markup=False, emoji=False, highlight=False, **how)
 
 
 def _spaced(blocks: Iterable[Block], width: int) -> Iterator[RenderableType]:
@@ -130,7 +138,7 @@ def _shares(shares: Shares) -> Grid:
     """A bar for each row; the heads of the percentages are its legend."""
     grid = _grid(_GAP)
     grid.add_column(shares.label, no_wrap=True)
-    grid.add_column(shares.title, no_wrap=True)
+    grid.add_column(shares.title, max_width=BAR_CELLS)
     marks = list(zip(_GLYPHS, _COLOURS, strict=True))
     for (glyph, colour), part in zip(marks, shares.parts, strict=False):
         head = Text.assemble((glyph, colour), f"\n{part}")

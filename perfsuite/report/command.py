@@ -56,11 +56,11 @@ def run(
     ] = None,
 ) -> int:
     """Read, render, write. Raises UsageError."""
+    from perfsuite.gate.reported import read_report
     from perfsuite.llama.diagnosis.result import read_diagnosis
     from perfsuite.llama.results import read_ladder
     from perfsuite.llama.table import ladder_blocks
     from perfsuite.render.markdown import markdown as as_markdown
-    from perfsuite.report.inputs import read_gate
     from perfsuite.report.page import Inputs, render
 
     if all(path is None for path in (ladder_file, diagnosis_file, gate_file, storage)):
@@ -71,7 +71,7 @@ def run(
     check_outputs({"--output": output, "--markdown": None if to_stdout else markdown})
     ladder = read_ladder(ladder_file) if ladder_file else None
     diagnosis = read_diagnosis(diagnosis_file) if diagnosis_file else None
-    gate = read_gate(gate_file) if gate_file else None
+    gate = read_report(gate_file) if gate_file else None
     stories: list[Story] = []
     unreadable: list[str] = []
     if storage is not None:

@@ -13,30 +13,30 @@ from perfsuite.render.blocks import Note, Row, Table, columns
 from perfsuite.report.parts import Figure, Section
 from perfsuite.units import brief_seconds, size
 
-Roads: TypeAlias = Mapping[str, Sequence[tuple[float, float]]]
+Routes: TypeAlias = Mapping[str, Sequence[tuple[float, float]]]
 """Points of a curve by the transport's name, the smallest payload first."""
 
 _WORDS = {
-    "back_to_back": "Calls one after the other: code and payload are still in the caches.",
-    "between_sweeps": "Calls as in a forward pass: both sides walked through memory in between.",
+    "hot": "Calls one after the other: code and payload are still in the caches.",
+    "cold": "Calls as in a forward pass: both sides walked through memory in between.",
 }
 
 
 def transport_section(diagnosis: Diagnosis) -> Section | None:
     """Seconds and throughput over size, per transport; None where none was measured."""
     found = {how: _sent(diagnosis, how) for how in HOW}
-    measured = {how: roads for how, roads in found.items() if roads}
+    measured = {how: routes for how, routes in found.items() if routes}
     if not measured:
         return None
     figures = []
-    for how, roads in measured.items():
-        title = f"Round trip by size, {how.replace('_', ' ')}"
-        words = Words(f"{how.replace('_', '-')}-chart", title, _largest(roads, brief_seconds))
-        chart = _lines(roads, words, "round trip", brief_seconds)
-        figures.append(Figure(chart, _WORDS[how], diagnosis.command, _table(roads)))
+    for how, routes in measured.items():
+        title = f"Round trip by size, {how} caches"
+        words = Words(f"{how}-chart", title, _largest(routes, brief_seconds))
+        chart = _lines(routes, words, "round trip", brief_seconds)
+        figures.append(Figure(chart, _WORDS[how], diagnosis.command, _table(routes)))
     first = {
-        road: [(sent, sent / seconds) for sent, seconds in points]
-        for road, points in next(iter(measured.values())).items()
+        route: [(sent, sent / seconds) for sent, seconds in points]
+        for route, points in next(iter(measured.values())).items()
     }
     words = Words("throughput-chart", "Throughput by size", _largest(first, _rate))
     chart = _lines(first, words, "throughput", _rate)
@@ -44,10 +44,10 @@ def transport_section(diagnosis: Diagnosis) -> Section | None:
     return Section("transports", "Transports", "Transports", figures=figures)
 
 
-def _sent(diagnosis: Diagnosis, how: str) -> Roads:
-    """Return each road's sizes and round trips, where there are any."""
-    roads = {name: road.sent for name, road in (diagnosis.transport or {}).items() if road}
-    curves = {name: sent[how].points for name, sent in roads.items() if how in sent}
+def _sent(diagnosis: Diagnosis, how: str) -> Routes:
+    """Return each route's sizes and round trips, where there are any."""
+    routes = {name: route.sent for name, route in (diagnosis.transport or {}).items() if route}
+    curves = {name: sent[how].points for name, sent in routes.items() if how in sent}
     return {name: points for name, points in curves.items() if points}
 
 
@@ -55,22 +55,22 @@ def _rate(rate: float) -> str:
     return f"{size(rate)}/s"
 
 
-def _largest(roads: Roads, form: Callable[[float], str]) -> str:
+def _largest(routes: Routes, form: Callable[[float], str]) -> str:
     """Say what each curve has for the largest payload."""
-    ends = [(road, *points[-1]) for road, points in roads.items()]
-    return "; ".join(f"{road}: {size(sent)}, {form(value)}" for road, sent, value in ends)
+    ends = [(route, *points[-1]) for route, points in routes.items()]
+    return "; ".join(f"{route}: {size(sent)}, {form(value)}" for route, sent, value in ends)
 
 
-def _lines(roads: Roads, words: Words, unit: str, form: Callable[[float], str]) -> str:
-    return lines(roads, words, x_unit="payload sent", y_unit=unit, x_form=size, y_form=form)
+def _lines(routes: Routes, words: Words, unit: str, form: Callable[[float], str]) -> str:
+    return lines(routes, words, x_unit="payload sent", y_unit=unit, x_form=size, y_form=form)
 
 
-def _table(curves: Roads) -> Table:
+def _table(curves: Routes) -> Table:
     return Table(
         columns("transport", "sent", "round trip", "throughput"),
         [
-            Row((road, size(sent), brief_seconds(seconds), _rate(sent / seconds)))
-            for road, points in curves.items()
+            Row(route, size(sent), brief_seconds(seconds), _rate(sent / seconds))
+            for route, points in curves.items()
             for sent, seconds in points
         ],
         "Round trips by size",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perfsuite.charts import Entry, IntervalRow, Words, intervals
-from perfsuite.gate.reported import Subject
+from perfsuite.gate.reported import Report, Subject
 from perfsuite.gate.views import TONES, blocks
 from perfsuite.render.blocks import Column, Row, Table
-from perfsuite.report.inputs import GateReport
 from perfsuite.report.parts import Figure, Section
 from perfsuite.statistics import Estimate
 from perfsuite.units import change
@@ -17,7 +16,7 @@ _COLOURS = {"good": "good", "better": "better", "bad": "bad", "unsure": "unsure"
 """Of the tones that are colours of a chart."""
 
 
-def gate_section(report: GateReport) -> Section | None:
+def gate_section(report: Report) -> Section | None:
     """The last run of the gate; None where nothing was gated."""
     if not report.subjects:
         return None
@@ -76,12 +75,10 @@ def _samples(subjects: Sequence[Subject]) -> Table:
         ],
         [
             Row(
-                (
-                    one.name,
-                    *map(str, (one.processes, one.looks, one.disturbed_rounds)),
-                    one.grew_most or "",
-                    one.reason,
-                )
+                one.name,
+                *map(str, (one.processes, one.looks, one.disturbed_rounds)),
+                one.grew_most or "",
+                one.reason,
             )
             for one in subjects
         ],

@@ -56,13 +56,11 @@ def _figure(story: Story, place: int, command: str) -> Figure:
         columns("commit", "date", "value", "level", "verdict", left=("date", "verdict")),
         [
             Row(
-                (
-                    short(point.commit),
-                    f"{point.committed:%Y-%m-%d}",
-                    format_value(point.value, series.figure),
-                    format_value(level, series.figure),
-                    point.measurement.verdict or "",
-                )
+                short(point.commit),
+                f"{point.committed:%Y-%m-%d}",
+                format_value(point.value, series.figure),
+                format_value(level, series.figure),
+                point.measurement.verdict or "",
             )
             for point, level in runs
         ],
@@ -77,14 +75,12 @@ def _changes(stories: Sequence[Story]) -> Table:
         [Column(head) for head in ("subject", "machine", "change", "with it", "accepted")],
         [
             Row(
-                (
-                    story.series.subject,
-                    story.series.machine,
-                    change_text(one),
-                    "; ".join(one.moved),
-                    one.accepted.reason if one.accepted else "no",
-                ),
-                tone(one),
+                story.series.subject,
+                story.series.machine,
+                change_text(one),
+                "; ".join(one.moved),
+                one.accepted.reason if one.accepted else "no",
+                tone=tone(one),
             )
             for story in stories
             for one in story.changes

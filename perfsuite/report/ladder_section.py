@@ -14,7 +14,7 @@ from perfsuite.llama.table import (
     ladder_blocks,
     phases,
 )
-from perfsuite.render.blocks import Heading, Note, Row, Shares, Table, columns
+from perfsuite.render.blocks import Heading, Note, Row, Table, columns
 from perfsuite.report.parts import Figure, Section
 from perfsuite.units import brief_seconds
 
@@ -23,8 +23,9 @@ def ladder_section(ladder: Ladder) -> Section | None:
     """The stages side by side; None without any."""
     if not ladder.stages:
         return None
-    # The shares are drawn, with their figures below, and the page's title is the heading.
-    shown = [one for one in ladder_blocks(ladder) if not isinstance(one, Shares | Heading)]
+    # These shares are drawn, with their figures below, and the page's title is the heading.
+    drawn = phases(ladder)
+    shown = [one for one in ladder_blocks(ladder) if not isinstance(one, Heading) and one != drawn]
     return Section(
         "ladder",
         "Ladder",
@@ -56,7 +57,7 @@ def speedup_section(ladder: Ladder) -> Section | None:
     )
     table = Table(
         columns("stage", "measured", "forecast"),
-        [Row((row.name, measured[row.name], forecast(row))) for row in rows],
+        [Row(row.name, measured[row.name], forecast(row)) for row in rows],
         "Speed-up over baseline",
     )
     note = (
@@ -86,7 +87,7 @@ def _seconds(ladder: Ladder) -> Figure:
     table = Table(
         columns("stage", *PHASES),
         [
-            Row((row.name, *(brief_seconds(row.phases_s[phase]) for phase in PHASES)))
+            Row(row.name, *(brief_seconds(row.phases_s[phase]) for phase in PHASES))
             for row in ladder.stages
         ],
         "Seconds by phase, medians over the rounds",

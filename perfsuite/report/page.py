@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from perfsuite.gate.reported import Report
 from perfsuite.llama.diagnosis.result import Diagnosis
 from perfsuite.llama.results import Ladder
 from perfsuite.llama.table import heading
@@ -18,7 +19,6 @@ from perfsuite.report.diagnosis_section import (
 )
 from perfsuite.report.gate_section import gate_section
 from perfsuite.report.history_section import history_section
-from perfsuite.report.inputs import GateReport
 from perfsuite.report.ladder_section import ladder_section, speedup_section
 from perfsuite.report.parts import Origin
 from perfsuite.schema import words
@@ -34,7 +34,7 @@ class Inputs:
     command: str
     ladder: Ladder | None = None
     diagnosis: Diagnosis | None = None
-    gate: GateReport | None = None
+    gate: Report | None = None
     stories: Sequence[Story] = ()
     storage: str = ""
     unreadable: Sequence[str] = ()

@@ -6,6 +6,8 @@ folder that ``SPLIT_LLAMA_CACHE`` names.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import stat
@@ -19,10 +21,12 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
+from runtime.checkpoints.files import SteadyFile
 from runtime.errors import CheckpointError
 
 CACHE_VARIABLE = "SPLIT_LLAMA_CACHE"
 
+_CHECKSUMS = "checksums.json"
 _PATIENCE_S = 5.0  # with another process's lock, until it is said that it is waited for
 _LONGEST_BUILD_S = 3600.0
 
@@ -55,7 +59,7 @@ class Cache:
         the next builder removes it. Raises CheckpointError.
         """
         if key in self:
-            return self._owned(self.root / key)
+            return self._whole(self._owned(self.root / key))
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._locked(key):
@@ -85,6 +89,34 @@ class Cache:
             raise CheckpointError(
                 f"{path} {problem}, and is not loaded; remove it, or name another folder by {CACHE_VARIABLE}"
             )
+        return folder
+
+    def _whole(self, folder: Path) -> Path:
+        """Return ``folder`` if it holds what was made: a disk may lose some of it, and cleaners remove old files.
+
+        Raises:
+            CheckpointError: else, naming the file.
+        """
+        try:
+            sums = json.loads((folder / _CHECKSUMS).read_bytes())
+            wanted = {str(name): str(checksum) for name, checksum in sums.items()}
+        except FileNotFoundError:
+            return folder  # made by an earlier version
+        except (OSError, ValueError, AttributeError) as error:
+            raise _damaged(folder, _CHECKSUMS) from error
+        for name, checksum in wanted.items():
+            try:
+                file = SteadyFile(folder / name)
+                # Gigabytes are hashed once, and again where anything about them has changed.
+                key = hashlib.sha256(json.dumps(file.stamp()).encode()).hexdigest()
+                if self.recall(key) == checksum:
+                    continue
+                found = file.sha256()
+            except CheckpointError as error:
+                raise _damaged(folder, name) from error
+            if found != checksum:
+                raise _damaged(folder, name)
+            self.remember(key, found)
         return folder
 
     @contextmanager
@@ -118,7 +150,10 @@ class Cache:
         partial.mkdir(mode=0o700)
         try:
             build(partial)
+            sums = {path.name: SteadyFile(path).sha256() for path in sorted(partial.iterdir())}
+            (partial / _CHECKSUMS).write_text(json.dumps(sums, indent=1))
             for path in (*partial.iterdir(), partial):
+                path.chmod(path.stat().st_mode & ~0o022)  # whatever the umask
                 _sync(path)
             partial.rename(self.root / key)
             _sync(self.root)
@@ -148,6 +183,12 @@ class Cache:
         except OSError:
             if partial is not None:  # of a full disk
                 partial.unlink(missing_ok=True)
+
+
+def _damaged(folder: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder / name} is missing or damaged since it was made; remove {folder}, and it is made again"
+    )
 
 
 def _is_another_users(status: os.stat_result) -> bool:

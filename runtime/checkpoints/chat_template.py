@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.checkpoints.weights import read_json, require_file
+from runtime.checkpoints.files import SteadyFile
+from runtime.checkpoints.weights import read_json
 from runtime.errors import CheckpointError, InputError
 from runtime.text import printable
 
@@ -147,10 +148,10 @@ def _default(given: Any) -> Any:
 
 
 def _read(file: Path) -> str:
-    require_file(file, most=_LARGEST)
+    opened = SteadyFile(file, most=_LARGEST)
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return opened.read(0, opened.size).decode()
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"cannot read {file}: {error}") from error
 
 

@@ -14,9 +14,10 @@ from runtime.checkpoints.chat_template import ChatTemplate, Message, open_chat_t
 from runtime.checkpoints.config import ModelConfig
 from runtime.checkpoints.digest import content_digest, remembered
 from runtime.checkpoints.end_tokens import read_end_tokens
+from runtime.checkpoints.files import SteadyFile, is_there
 from runtime.checkpoints.layout import EMBEDDING, LM_HEAD, tensor_shapes
 from runtime.checkpoints.tokenizer import Tokenizer, open_tokenizer
-from runtime.checkpoints.weights import WeightFiles, read_json
+from runtime.checkpoints.weights import LARGEST_JSON, WeightFiles, parse_json
 from runtime.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
@@ -35,14 +36,15 @@ class Checkpoint:
         Raises CheckpointError for an unsupported field, and for a file or a tensor that is missing,
         unknown, damaged or of another shape than the configuration implies.
         """
-        if not (directory / CONFIG_FILE).is_file():
+        if not is_there(directory / CONFIG_FILE):
             raise CheckpointError(
                 f"{directory} has no {CONFIG_FILE}; a checkpoint is a directory with one and its "
                 "safetensors files"
             )
         self.source = source
         self.directory = directory
-        self.config = ModelConfig.from_hf(read_json(directory / CONFIG_FILE))
+        self._config_file = SteadyFile(directory / CONFIG_FILE, most=LARGEST_JSON)
+        self.config = ModelConfig.from_hf(parse_json(self._config_file))
         self._cache = cache
         self._weights = WeightFiles(directory)
         self._shapes = tensor_shapes(self.config)
@@ -59,9 +61,10 @@ class Checkpoint:
         return dict(self._shapes)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor of that Hugging Face name in its stored dtype, memory-mapped: no copy.
+        """The tensor of that Hugging Face name in its stored dtype, in memory of the caller's own.
 
-        With tied embeddings ``lm_head.weight`` answers the embedding. Raises CheckpointError.
+        With tied embeddings ``lm_head.weight`` answers the embedding. Raises CheckpointError, also if the file
+        was replaced or written to since this checkpoint was opened.
         """
         if name == LM_HEAD and self.config.tie_word_embeddings:
             name = EMBEDDING
@@ -71,14 +74,25 @@ class Checkpoint:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 in hexadecimal over configuration and weights; hashed once, then remembered."""
-        files = (self.directory / CONFIG_FILE, *self._weights.files)
+        """sha256 in hexadecimal over configuration and weights; hashed once, then remembered.
+
+        Raises CheckpointError, as ``check_unchanged``.
+        """
         return remembered(
             self._cache,
             "checkpoint",
-            files,
+            self._files,
             lambda: content_digest(self.config, self._weights, self._shapes),
         )
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError if a file was replaced or written to since this checkpoint was opened."""
+        for file in self._files:
+            file.check()
+
+    @property
+    def _files(self) -> tuple[SteadyFile, ...]:
+        return (self._config_file, *self._weights.files)
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -129,7 +143,7 @@ class Checkpoint:
         """Whether a tensor outside the layout only repeats what is derived, as in older files."""
         if name == LM_HEAD:
             # Tied. Where the two differ ``transformers`` unties them: the configuration is wrong.
-            return torch.equal(self._weights.tensor(LM_HEAD), self._weights.tensor(EMBEDDING))
+            return self._weights.equal(LM_HEAD, EMBEDDING)
         return name.endswith(".self_attn.rotary_emb.inv_freq")
 
 

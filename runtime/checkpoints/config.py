@@ -29,7 +29,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "per_layer_config": ({},),
     "quantization_config": (),
     "compression_config": (),
-    "auto_map": ({},),
     "num_local_experts": (0,),
     "num_experts": (0,),
     "embedding_multiplier": (1,),
@@ -155,6 +154,13 @@ def _refuse_other_models(fields: Mapping[str, Any]) -> None:
         not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types)
     ):
         raise refuse("layer_types", layer_types, "'full_attention' for every layer")
+    if fields.get("auto_map"):
+        raise refuse(
+            "auto_map",
+            fields["auto_map"],
+            "absent: it names code of the model's own, which is never run; if the model is a plain LLaMA all the "
+            "same, remove the field from a copy of config.json",
+        )
     for name, neutral in _NEUTRAL.items():
         value = fields.get(name)
         if value is not None and not any(value == accepted for accepted in neutral):

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from runtime.checkpoints.cache import Cache
 from runtime.checkpoints.checkpoint import Checkpoint
-from runtime.checkpoints.digest import file_digest, remembered
+from runtime.checkpoints.digest import remembered
+from runtime.checkpoints.files import SteadyFile
 from runtime.checkpoints.presets import PRESETS
 from runtime.checkpoints.progress import Advance, progress_bar
 from runtime.errors import CheckpointError
 
 # Goes up when converting a GGUF file would write other bytes than before.
-GGUF_VERSION = 2
+GGUF_VERSION = 3
 
 
 def load_checkpoint(
@@ -67,16 +68,14 @@ def _open_made(
 
 
 def _gguf_key(path: Path, cache: Cache) -> str:
-    try:
-        content = remembered(cache, "file", [path], lambda: file_digest(path))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    file = SteadyFile(path)
+    content = remembered(cache, "file", [file], file.sha256)
     return f"gguf-{content[:32]}-v{GGUF_VERSION}"
 
 
 def _gguf_build(path: Path) -> Callable[[Path, Advance], None]:
     def build(directory: Path, advance: Advance) -> None:
-        from runtime.checkpoints.gguf import convert_gguf
+        from runtime.checkpoints.conversion import convert_gguf
 
         convert_gguf(path, directory)
 

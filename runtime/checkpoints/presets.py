@@ -47,7 +47,7 @@ def _random(name: str, summary: str, fields: Mapping[str, Any]) -> Preset:
 
 
 def _smollm2(directory: Path, advance: Advance) -> None:
-    from runtime.checkpoints.gguf import convert_gguf
+    from runtime.checkpoints.conversion import convert_gguf
 
     convert_gguf(_smollm2_file(), directory)
 

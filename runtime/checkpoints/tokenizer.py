@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import tokenizers
 
-from runtime.checkpoints.weights import require_file
+from runtime.checkpoints.files import SteadyFile, is_there
 from runtime.errors import CheckpointError
 from runtime.text import printable
 
@@ -40,24 +41,29 @@ class FileTokenizer:
 
     def __init__(self, file: Path) -> None:
         """Raises CheckpointError if the file cannot be read as a tokenizer."""
-        try:
+        self._file = file
+        with self._explained():
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(
-                f"{file} is damaged or not a tokenizer ({error}); fetch the checkpoint again"
-            ) from error
-        # The one decoder that reads a run of bytes as a whole: as UTF-8, or each of them as unknown.
-        decoder = self._tokenizer.decoder
-        self._falls_back = decoder is not None and b"ByteFallback" in decoder.__getstate__()
+            # A prompt has the length that it has; and to a length of terabytes nothing can be padded.
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            # The one decoder that reads a run of bytes as a whole: as UTF-8, or each of them as unknown.
+            decoder = self._tokenizer.decoder
+            self._falls_back = decoder is not None and b"ByteFallback" in decoder.__getstate__()
 
     def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
-        """The token ids of ``text``; with those that the tokenizer puts around a text only if they are wanted."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
+        """The token ids of ``text``; with those that the tokenizer puts around a text only if they are wanted.
+
+        Raises CheckpointError if the file turns out to be damaged.
+        """
+        with self._explained():
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens written out."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        """The text of token ids, special tokens written out. Raises CheckpointError."""
+        with self._explained():
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
     def is_fallback_byte(self, token: int) -> bool:
@@ -66,6 +72,18 @@ class FileTokenizer:
             return False
         text = self._tokenizer.id_to_token(token)
         return text is None or _FALLBACK_BYTE.fullmatch(text) is not None  # none: it ends no run
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        # The library raises plain Exception, and panics, which are not even that.
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise
+            raise CheckpointError(
+                f"{self._file} is damaged or not a tokenizer ({error}); fetch the checkpoint again"
+            ) from error
 
 
 class ByteTokenizer:
@@ -91,9 +109,8 @@ class ByteTokenizer:
 def open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a checkpoint's directory. Raises CheckpointError."""
     file = directory / TOKENIZER_FILE
-    require_file(file)
-    if file.exists():
-        return FileTokenizer(file)
+    if is_there(file):
+        return FileTokenizer(SteadyFile(file).path)
     missing = directory / NO_TOKENIZER_FILE
     if missing.exists():
         reason = printable(missing.read_text(errors="replace"), _LONGEST_REASON)

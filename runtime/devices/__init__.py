@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from runtime.checkpoints import Checkpoint
@@ -21,12 +23,23 @@ def open_device(
         InputError: if there is no such device on this machine.
         CheckpointError: if the weights cannot be read.
     """
+    device: Device
     if name == "cpu":
         from runtime.devices.cpu import CpuDevice
 
-        return CpuDevice(checkpoint, dtype, granularity)
-    if name == "cuda":
+        device = CpuDevice(checkpoint, dtype, granularity)
+    elif name == "cuda":
         from runtime.devices.cuda import CudaDevice
 
-        return CudaDevice(checkpoint, dtype, granularity)
-    raise InputError(f"device: {name!r} is unknown; choose one of {', '.join(DEVICES)}")
+        device = CudaDevice(checkpoint, dtype, granularity)
+    else:
+        raise InputError(f"device: {name!r} is unknown; choose one of {', '.join(DEVICES)}")
+    _trim()
+    return device
+
+
+def _trim() -> None:
+    """Give back what the weights took before they were packed: holes in the heap, up to a third of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)

@@ -126,9 +126,10 @@ class CpuDevice(Device):
 
     def next_logits(self, token_ids: torch.Tensor, out: torch.Tensor, window: Window) -> None:
         token_ids = checked_ids(token_ids, self._config.vocab_size)
-        last = self._last_position(self._embeddings[token_ids], window)
+        # Rounded as where it crosses: the same logits, and of one seed the same tokens, as in other stages.
+        last = self._last_position(self._embeddings[token_ids], window).to(self.dtype)
         normed = rms_norm(last, self._final_norm, self._config.rms_norm_eps, torch.empty_like(last))
-        self.lm_head(normed.to(self.dtype), out)
+        self.lm_head(normed, out)
 
     def _last_position(self, x: torch.Tensor, window: Window) -> torch.Tensor:
         """Run all layers over the residual (batch, rows, hidden), in float32; return the last rows (batch, hidden)."""

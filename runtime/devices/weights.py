@@ -33,10 +33,7 @@ def linear_groups(checkpoint: Checkpoint, granularity: Granularity) -> Mapping[s
 def stacked_linear(
     checkpoint: Checkpoint, layer: int, modules: Sequence[str], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the weight (sum of out features, in features) and bias of ``modules``.
-
-    A single module whose stored dtype fits keeps its mapping of the file.
-    """
+    """Return the weight (sum of out features, in features) and bias of ``modules``."""
     config = checkpoint.config
     weights, biases = [], []
     for module in modules:

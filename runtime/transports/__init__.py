@@ -1,1 +1,1 @@
-"""The roads between the two processes, behind one small interface."""
+"""The transports between the two processes, behind one small interface."""

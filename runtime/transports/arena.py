@@ -9,10 +9,10 @@ import weakref
 from bisect import bisect
 from collections import deque
 
-import psutil
 import torch
 
 from runtime.errors import ArenaError, ProtocolError
+from runtime.memory import available_bytes
 from runtime.tensors import TensorSpec
 
 ALIGNMENT = 64  # a cache line, and the widest vector register
@@ -47,7 +47,7 @@ class Arena:
         Raises:
             ArenaError: if the machine has not that much. Found out here, not by a SIGBUS later.
         """
-        available = psutil.virtual_memory().available
+        available = available_bytes()
         if size > available:
             raise ArenaError(_too_large(size, available))
         descriptor = os.memfd_create("split-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

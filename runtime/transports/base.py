@@ -1,4 +1,4 @@
-"""One end of a road between the two processes: the small interface that every transport fills."""
+"""One end of a transport between the two processes: the small interface that every transport fills."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LISTEN_S = 0.5
 
 
 class PeerGone(Exception):
-    """The other end closed its side of the road, or its process ended."""
+    """The other end closed its side, or its process ended."""
 
 
 class ReceiveTimeout(Exception):
@@ -71,7 +71,7 @@ class Channel(ABC):
         Raises:
             PeerGone: if none can arrive any more.
             ReceiveTimeout: after the channel's deadline.
-            ProtocolError: if the message is too large for the road.
+            ProtocolError: if the message is too large for the transport.
         """
 
     @abstractmethod

@@ -16,10 +16,11 @@ from runtime.errors import EndpointError
 from runtime.transports.curve import Keys
 
 TCP = "tcp"
+IPC = "ipc"
 INHERITED = "fd"
 """Scheme of the address that a worker has from the process that started it: fd://NUMBER of a descriptor."""
 
-_LONGEST_SOCKET_PATH = 107  # sun_path of a Unix socket, less its final zero
+LONGEST_SOCKET_PATH = 107  # sun_path of a Unix socket, less its final zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,9 @@ def parse(text: str, transport: str, schemes: Sequence[str], keys: Keys | None =
         raise EndpointError(f"endpoint: {text!r} names no path")
     elif "\0" in address:
         raise EndpointError(f"endpoint: {text!r} holds a zero byte")
-    elif len(os.fsencode(address)) > _LONGEST_SOCKET_PATH:
+    elif len(os.fsencode(address)) > LONGEST_SOCKET_PATH:
         raise EndpointError(
-            f"endpoint: {text!r} is longer than the {_LONGEST_SOCKET_PATH} bytes of a socket's path"
+            f"endpoint: {text!r} is longer than the {LONGEST_SOCKET_PATH} bytes of a socket's path"
         )
     return Endpoint(scheme, address, keys)
 

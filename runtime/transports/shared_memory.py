@@ -101,7 +101,7 @@ class _SeqpacketChannel:
             for descriptor in _descriptors(ancillary):
                 os.close(descriptor)
         if not message:
-            # The end of the conversation looks like a message of no bytes.
+            # The end of the connection looks like a message of no bytes.
             if any(events & _ENDED for _, events in self._poller.poll(0)):
                 raise PeerGone
             raise ProtocolError("message", "is empty")

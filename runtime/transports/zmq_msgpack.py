@@ -1,4 +1,4 @@
-"""The baseline's road: ZeroMQ request/reply, every tensor as bytes inside the msgpack message."""
+"""The baseline's transport: ZeroMQ request/reply, every tensor as bytes inside the msgpack message."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from rich.console import Console
 
 from perfsuite.llama.forecast import FORECAST
@@ -13,6 +14,10 @@ from perfsuite.llama.results import PHASES
 from perfsuite.render import terminal
 from perfsuite.render.blocks import Block
 from tests.perfsuite.sessions import made as made
+
+# Others may use the machine as much as they like.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 Build = Callable[..., dict[str, Any]]
 Golden = Callable[[str, str], None]

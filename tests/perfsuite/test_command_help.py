@@ -16,7 +16,7 @@ from typer.models import ParameterInfo
 
 from perfsuite.__main__ import COMMANDS, main
 from perfsuite.llama.accelerators import load_accelerators
-from perfsuite.llama.diagnosis.roads import ROADS
+from perfsuite.llama.diagnosis.routes import ROUTES
 from runtime import STAGES
 from runtime.checkpoints import PRESETS
 from runtime.delay_injection import PHASES, TOTAL
@@ -75,7 +75,7 @@ def test_every_number_has_a_unit(command: str) -> None:
         ("ladder", "stages", STAGES),
         ("ladder", "model", PRESETS),
         ("ladder", "device", DEVICES),
-        ("diagnose", "what_if", [*ROADS, *load_accelerators(), "float32", "bfloat16"]),
+        ("diagnose", "what_if", [*ROUTES, *load_accelerators(), "float32", "bfloat16"]),
         ("diagnose", "slowdown", [*PHASES, TOTAL]),
     ],
 )

@@ -216,7 +216,7 @@ def serve_in_thread(
     timeout_s: float = 60.0,
     delays: Delays | None = None,
 ) -> Iterator[SplitLlama]:
-    """A whole stage without a process: its service runs in a thread, behind the stage's real road."""
+    """A whole stage without a process: its service runs in a thread, behind the stage's real transport."""
     with serve_with_device(checkpoint, stage, device, timeout_s=timeout_s, delays=delays) as (
         llama,
         _,
@@ -247,15 +247,15 @@ def serve_with_device(
 def channel_to(
     service: Service, stage: Stage, *, timeout_s: float = 60.0
 ) -> Iterator[ClientChannel]:
-    """The trusted side's end of the stage's road to ``service``, which runs in a thread."""
-    road = _zmq_road if stage.transport == "zmq-msgpack" else _shared_memory_road
-    with road(service) as channel:
+    """The trusted side's end of the stage's transport to ``service``, which runs in a thread."""
+    route = _zmq_route if stage.transport == "zmq-msgpack" else _shared_memory_route
+    with route(service) as channel:
         channel.set_timeout(timeout_s)
         yield channel
 
 
 @contextmanager
-def _shared_memory_road(service: Service) -> Iterator[ClientChannel]:
+def _shared_memory_route(service: Service) -> Iterator[ClientChannel]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     client = SharedMemoryClient(ours)
     thread = _start(service, SharedMemoryServer(theirs))
@@ -267,7 +267,7 @@ def _shared_memory_road(service: Service) -> Iterator[ClientChannel]:
 
 
 @contextmanager
-def _zmq_road(service: Service) -> Iterator[ClientChannel]:
+def _zmq_route(service: Service) -> Iterator[ClientChannel]:
     with tempfile.TemporaryDirectory() as folder:
         endpoint = Endpoint("ipc", f"{folder}/worker")
         thread = _start(service, _EndingZmqServer(endpoint))

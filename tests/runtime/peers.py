@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -70,10 +71,10 @@ def small_checkpoint(directory: Path, **fields: Any) -> Checkpoint:
     return load_checkpoint(directory, progress=False)
 
 
-def hello(checkpoint: Checkpoint, stage: str) -> Fields:
+def own_hello(checkpoint: Checkpoint, stage: str) -> Hello:
     """What an honest trusted side says first."""
     row = STAGES[stage]
-    own = Hello(
+    return Hello(
         protocol=PROTOCOL_VERSION,
         config=checkpoint.config.to_json_dict(),
         digest=checkpoint.digest,
@@ -81,7 +82,11 @@ def hello(checkpoint: Checkpoint, stage: str) -> Fields:
         device="cpu",
         granularity=row.granularity,
     )
-    return dict(msgspec.to_builtins(own))
+
+
+def hello(checkpoint: Checkpoint, stage: str) -> Fields:
+    """The same as it crosses."""
+    return dict(msgspec.to_builtins(own_hello(checkpoint, stage)))
 
 
 def nested(depth: int) -> Any:
@@ -243,7 +248,7 @@ class RawSeqpacket(RawClient):
     def receive(self) -> bytes:
         raw = self.socket.recv(1 << 20)
         if not raw:
-            raise ConnectionError("the worker ended the conversation")
+            raise ConnectionError("the worker ended the session")
         return raw
 
     def bring(self, descriptors: Sequence[int], raw: bytes = b"arena") -> bytes:
@@ -407,13 +412,14 @@ class FakeWorker(ABC):
     def payload(self, spec: TensorSpec) -> bytes | int: ...
 
     @abstractmethod
+    def connect(self, cleanup: ExitStack) -> ClientChannel:
+        """The trusted side's end of a way to this worker, for as long as ``cleanup`` is not closed."""
+
     def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
         """Shake hands with this worker."""
-
-    def _greeted(self, channel: ClientChannel, *closing: Callable[[], object]) -> SplitLlama:
         with ExitStack() as cleanup:
-            for close in reversed(closing):
-                cleanup.callback(close)
+            channel = self.connect(cleanup)
+            channel.set_timeout(timeout_s)
             owned = ExitStack()
             llama = SplitLlama(self.checkpoint, self.stage, channel, "cpu", owned)
             owned.push(cleanup.pop_all())
@@ -431,7 +437,7 @@ class FakeWorker(ABC):
 
 
 class FakeSeqpacketWorker(FakeWorker):
-    """One conversation after another, each over a pair of sockets."""
+    """One session after another, each over a pair of sockets."""
 
     def __init__(self, checkpoint: Checkpoint, stage: str) -> None:
         super().__init__(checkpoint, stage)
@@ -441,14 +447,15 @@ class FakeSeqpacketWorker(FakeWorker):
     def payload(self, spec: TensorSpec) -> int:
         return 0
 
-    def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
+    def connect(self, cleanup: ExitStack) -> ClientChannel:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.connection = theirs
         thread = threading.Thread(target=self._serve, args=[theirs], daemon=True)
         thread.start()
+        cleanup.callback(thread.join, PATIENCE_S)
         channel = SharedMemoryClient(ours)
-        channel.set_timeout(timeout_s)
-        return self._greeted(channel, channel.close, lambda: thread.join(PATIENCE_S))
+        cleanup.callback(channel.close)
+        return channel
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -461,7 +468,7 @@ class FakeSeqpacketWorker(FakeWorker):
 
 
 class FakeZmqWorker(FakeWorker):
-    """One REP socket for every conversation of a test."""
+    """One REP socket for every session of a test."""
 
     def __init__(self, checkpoint: Checkpoint, stage: str, folder: Path) -> None:
         super().__init__(checkpoint, stage)
@@ -477,10 +484,10 @@ class FakeZmqWorker(FakeWorker):
     def payload(self, spec: TensorSpec) -> bytes:
         return bytes(spec.nbytes)
 
-    def open(self, timeout_s: float = PATIENCE_S) -> SplitLlama:
+    def connect(self, cleanup: ExitStack) -> ClientChannel:
         channel = connect(self.endpoint, self.stage.transport)
-        channel.set_timeout(timeout_s)
-        return self._greeted(channel, channel.close)
+        cleanup.callback(channel.close)
+        return channel
 
     def _serve(self) -> None:
         with contextlib.suppress(zmq.ContextTerminated), self.socket:
@@ -524,6 +531,19 @@ def watching(llama: SplitLlama) -> psutil.Process:
 def busy_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
+
+
+def kill_when_computing(pid: int) -> threading.Thread:
+    """Kill a worker as soon as it has computed for some hundredths of a second."""
+    before = busy_s(pid)
+
+    def kill() -> None:
+        wait_until(lambda: busy_s(pid) > before + 0.02)
+        os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
 
 
 def forward_until_it_fails(llama: SplitLlama, prompts: list[list[int]]) -> None:

@@ -47,12 +47,12 @@ def begin(llama: SplitLlama, checkpoint: Checkpoint, **options: Any) -> Chat:
 
 
 def answer_without_context(
-    llama: SplitLlama, checkpoint: Checkpoint, chat: Chat, new: int
+    llama: SplitLlama, checkpoint: Checkpoint, chat: Chat, new: int, **sampling: Any
 ) -> list[int]:
     """What the model says to the conversation up to its last question, computed from the beginning."""
     text = checkpoint.render_chat(chat.messages[:-1])
     ids = checkpoint.tokenizer().encode(text)
-    generated = llama.generate(ids, new)
+    generated = llama.generate(ids, new, **sampling)
     return [int(token) for token in generated[0, len(ids) :]]
 
 
@@ -72,6 +72,23 @@ def test_each_turn_is_answered_as_without_a_context(
             # All before the earlier answer at least, whose text may be encoded otherwise than it was made.
             assert answer.kept_tokens >= held
             held = answer.prompt_tokens
+
+
+def test_tokens_are_chosen_as_without_a_context(llama: SplitLlama, checkpoint: Checkpoint) -> None:
+    """The repetition penalty counts what the context holds, too."""
+    sampling: dict[str, Any] = {
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "repetition_penalty": 1.5,
+        "seed": 11,
+    }
+    with begin(llama, checkpoint, capacity=600, max_new_tokens=12, **sampling) as chat:
+        for question in ("Hello", "And then?"):
+            answer = chat.ask(question)
+            list(answer)
+            expected = answer_without_context(llama, checkpoint, chat, 12, **sampling)
+            assert answer.tokens == expected
+            assert (answer.kept_tokens > 20) == (question != "Hello")
 
 
 def test_only_what_is_new_is_computed(llama: SplitLlama, checkpoint: Checkpoint) -> None:

@@ -53,3 +53,15 @@ def test_a_malformed_message_says_which_field_and_why() -> None:
     error = ProtocolError("inputs[0].shape", "must have 3 dimensions")
     assert (error.field, error.problem) == ("inputs[0].shape", "must have 3 dimensions")
     assert str(error) == "inputs[0].shape: must have 3 dimensions"
+
+
+@pytest.mark.parametrize("kind", [SplitError, InputError, WorkerDied])
+def test_an_error_is_one_line_that_no_terminal_obeys_whatever_it_quotes(
+    kind: type[SplitError],
+) -> None:
+    quoted = "\x1b[2J\n  " + "x" * 10**6 + "\ud800\u202e"
+    text = str(kind(f"model: {quoted}; fetch it again"))
+    assert text.isprintable()
+    assert len(text) < 2100
+    assert text.startswith("model: \N{REPLACEMENT CHARACTER}[2J x")
+    assert text.endswith("; fetch it again")

@@ -320,7 +320,7 @@ def test_prompts_may_be_lists_tensors_or_arrays(llama: SplitLlama) -> None:
     assert torch.equal(llama.forward([1, 2, 3]), expected)
     assert torch.equal(llama.forward((1, 2, 3)), expected)
     assert torch.equal(llama.forward(torch.tensor([1, 2, 3])), expected)
-    assert torch.equal(llama.forward(np.array([[1, 2, 3]])), expected)  # type: ignore[arg-type]
+    assert torch.equal(llama.forward(np.array([[1, 2, 3]])), expected)
     every_other = torch.tensor([[1, 9, 2, 9, 3, 9]])[:, ::2]
     assert torch.equal(llama.forward(every_other), expected)
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import itertools
 import os
-import random
 import signal
 import subprocess
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from runtime import STAGES, SplitLlama
 from runtime.errors import (
@@ -28,34 +21,20 @@ from runtime.errors import (
 from tests.runtime.peers import (
     Ending,
     Footprint,
-    busy_s,
     forward_until_it_fails,
+    kill_when_computing,
     leftovers,
-    mappings,
     run_script,
     small_checkpoint,
     tiny,
-    wait_until,
     worker_pid,
 )
+from tests.runtime.soak import Faults, forwards
 
 PROMPT = list(range(20))
 # Long enough to be killed in the middle of, on any machine: tens of milliseconds a call.
 LONG_PROMPT = [[1] * 1024] * 4
 GONE_S = 2.0
-
-
-def kill_when_computing(pid: int) -> threading.Thread:
-    """Kill a worker as soon as it has computed for some hundredths of a second."""
-    before = busy_s(pid)
-
-    def kill() -> None:
-        wait_until(lambda: busy_s(pid) > before + 0.02)
-        os.kill(pid, signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    return thread
 
 
 # The worker ends first --------------------------------------------------------------------------------
@@ -97,39 +76,16 @@ def test_an_idle_worker_that_was_killed_is_noticed_by_the_next_call(
         assert time.monotonic() - started < GONE_S
 
 
-def launch_and_kill(delay_s: float) -> None:
-    """One life: launch, compute, be killed in the middle of a call, be cleared away."""
-    with SplitLlama.launch(tiny(), "shared-memory", threads=1) as llama:
-        logits = llama.forward(PROMPT)
-        assert torch.isfinite(logits).all()
-        ending = Ending(worker_pid(llama))
-        killer = threading.Timer(delay_s, os.kill, (worker_pid(llama), signal.SIGKILL))
-        started = time.monotonic()
-        killer.start()
-        with pytest.raises(WorkerDied):
-            forward_until_it_fails(llama, LONG_PROMPT[:1])
-        assert time.monotonic() - started < delay_s + GONE_S
-        assert ending.comes_within(GONE_S)
-
-
-def many_lives(times: int) -> None:
-    delays = [random.Random(seed).uniform(0, 0.1) for seed in range(times)]
-    gc.collect()
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(launch_and_kill, delays[:2]))
-        before = Footprint.of(), mappings(os.getpid())
-        list(pool.map(launch_and_kill, delays))
-        after = Footprint.of(), mappings(os.getpid())
-    assert after[0] == before[0]
-    assert after[1] - before[1] < 20  # heaps and stacks; an arena a life would be more
-    with SplitLlama.launch(tiny(), "shared-memory") as llama:
-        llama.forward(PROMPT)
-
-
 @pytest.mark.slow
-def test_workers_killed_in_a_row_leave_nothing_and_the_next_launch_works(folder: Path) -> None:
-    many_lives(16)
-    assert leftovers(folder) == []
+def test_after_random_faults_there_is_a_typed_error_and_nothing_is_left(folder: Path) -> None:
+    """``make soak`` is the long form."""
+    with Faults(seed=1, folder=folder, stages=("shared-memory",)) as faults:
+        for _ in range(6):
+            faults.of_a_connected_worker()
+        for _ in range(2):
+            faults.of_a_launched_worker()
+        faults.of_a_parent()
+    assert [name for name in leftovers(folder) if "pymp-" not in name] == []
 
 
 @pytest.mark.parametrize("stage", ["baseline", "shared-memory"])
@@ -168,29 +124,10 @@ def test_a_worker_that_hangs_is_a_timeout_and_close_ends_it(stage: str, folder: 
 def test_two_hundred_forwards_of_changing_length_make_neither_process_grow(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Free memory goes back to the system at once, here by asking: else what is counted is chance.
+    # Free memory goes back to the system at once: else what is counted is chance.
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
-    give_back = ctypes.CDLL(None).malloc_trim
-    lengths = itertools.cycle((1, 1024, 3, 777, 64, 512, 2, 1000, 31, 256))
-    with SplitLlama.launch(small_checkpoint(tmp_path), stage, threads=1) as llama:
-        pids = os.getpid(), worker_pid(llama)
-
-        def after_forwards(times: int) -> list[tuple[Footprint, int, int]]:
-            """What each process holds."""
-            for length in itertools.islice(lengths, times):
-                llama.forward([length % 64] * length)
-            held = [Footprint.of(pid) for pid in pids]
-            give_back(0)
-            memory = [psutil.Process(pid).memory_info().rss for pid in pids]
-            return list(zip(held, map(mappings, pids), memory, strict=True))
-
-        before = after_forwards(40)
-        for (held, maps, memory), (held_then, maps_then, memory_then) in zip(
-            after_forwards(200), before, strict=True
-        ):
-            assert held == held_then
-            assert maps - maps_then <= 4
-            assert memory - memory_then < 4 << 20
+    before, after = forwards(small_checkpoint(tmp_path), stage, times=200)
+    after.assert_flat(before)
 
 
 def test_a_longer_prompt_later_replaces_the_arena_in_both_processes(tmp_path: Path) -> None:

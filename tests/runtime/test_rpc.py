@@ -257,7 +257,7 @@ def bad_refusal(draw: st.DrawFn, shared: bool) -> Nonsense:
 
 
 @pytest.mark.parametrize("stage", ["baseline", "shared-memory"], indirect=True)
-def test_every_malformed_reply_is_a_typed_error_and_the_conversation_is_over(
+def test_every_malformed_reply_is_a_typed_error_and_the_session_is_over(
     fake: FakeWorker, stage: str
 ) -> None:
     fake.open().close()

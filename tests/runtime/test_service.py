@@ -37,7 +37,7 @@ EXAMPLES = 500
 TRANSPORTS = ("ipc", "tcp", "unix")
 PROMPT = list(range(40))
 
-SESSION = "<the session of the conversation>"
+SESSION = "<the session>"
 TOKENS = 8
 CONFIG = tiny().config
 LINEAR = linear_shapes(CONFIG)
@@ -547,7 +547,7 @@ def test_an_operation_of_another_granularity_is_refused(
         assert_refused(client.exchange({**fields, "session": client.session}), "operation")
 
 
-# What only one road can carry -------------------------------------------------------------------------
+# What only one route can carry -------------------------------------------------------------------------
 
 
 def test_a_request_whose_sender_has_gone_is_of_no_consequence(

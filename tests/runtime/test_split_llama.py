@@ -168,3 +168,38 @@ def test_an_unknown_stage_or_device_is_refused_before_an_address_is_tried() -> N
         SplitLlama.launch(tiny(), "warp", endpoint="nonsense")
     with pytest.raises(InputError, match=r"device: 'abacus'.*cpu"):
         SplitLlama.launch(tiny(), device="abacus", endpoint="nonsense")
+
+
+@pytest.mark.parametrize("stage", ["baseline", "fused"])
+def test_a_default_device_or_dtype_of_the_callers_changes_nothing(stage: str) -> None:
+    with SplitLlama.launch(tiny(), stage, threads=1) as llama:
+        expected = llama.forward(PROMPT)
+    torch.set_default_device("meta")  # as "cuda" would be, on any machine
+    torch.set_default_dtype(torch.float64)
+    try:
+        with SplitLlama.launch(tiny(), stage, threads=1) as llama:
+            logits = llama.forward(PROMPT)
+            again = llama.forward(torch.tensor(PROMPT, device="cpu"))
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(logits, expected)
+    assert torch.equal(again, expected)
+
+
+def test_a_child_that_was_forked_may_end_as_it_likes() -> None:
+    """Collected, and through every handler at exit: libzmq asserts where its sockets are closed in a fork."""
+    code = """
+import gc, os, sys, runtime
+llama = runtime.SplitLlama.launch(runtime.load_checkpoint("tiny"), "baseline", threads=1)
+before = llama.forward([1, 2, 3])
+child = os.fork()
+if child == 0:
+    del llama
+    gc.collect()
+    sys.exit(5)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+assert llama.forward([1, 2, 3]).equal(before)
+llama.close()
+"""
+    run_script(code)

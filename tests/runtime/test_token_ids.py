@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +25,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "ragged prompts": ([[1, 2, 3], [4, 5]], "equal length"),
     "a list of floats": ([1.0, 2.0], "integers"),
     "a tensor of floats": (torch.ones(1, 4), "integers"),
-    "unsigned numbers, which torch cannot compare": (torch.ones(4, dtype=torch.uint16), "integers"),
+    "an unsigned id beyond the vocabulary": (np.array([3, 96], np.uint32), "token id 96 is not"),
+    "an unsigned id beyond 63 bits": (np.array([3, 2**64 - 1], np.uint64), "token id -1 is not"),
+    "an array of floats": (np.ones(3), "integers"),
+    "an array of objects": (np.array([object()]), "token ids"),
+    "ragged tensors": ([torch.tensor([1, 2]), torch.tensor([1])], "equal length"),
+    "ragged arrays": ([np.array([1, 2]), np.array([1])], "equal length"),
+    "tensors among numbers": ([torch.tensor([1, 2]), 3], "token ids"),
     "booleans": (torch.ones(1, 4, dtype=torch.bool), "integers"),
     "complex numbers": (torch.ones(1, 4, dtype=torch.complex64), "integers"),
     "a negative id": ([3, -1, 5], "token id -1 is not in 0..95"),
@@ -46,10 +53,23 @@ def test_bad_input_is_refused_by_name(what: str) -> None:
     assert words in str(caught.value)
 
 
+def read_only(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    array.setflags(write=False)
+    return array
+
+
 FORMS: dict[str, Any] = {
     "lists": lambda ids: ids,
     "tuples": lambda ids: tuple(map(tuple, ids)),
     "an array": np.array,
+    "an array of another byte order": lambda ids: np.array(ids).astype(">i8"),
+    "an array turned around": lambda ids: np.array(ids)[..., ::-1].copy()[..., ::-1],
+    "an array that cannot be written": lambda ids: read_only(np.array(ids)),
+    "unsigned numbers of 16 bits": lambda ids: np.array(ids, np.uint16),
+    "unsigned numbers of 32 bits": lambda ids: np.array(ids, np.uint32),
+    "unsigned numbers of 64 bits": lambda ids: torch.tensor(ids).to(torch.uint64),
+    "a list of arrays": lambda ids: [np.array(each, ">u2") for each in ids],
+    "a list of tensors": lambda ids: [torch.tensor(each) for each in ids],
     "a tensor": torch.tensor,
     "small numbers": lambda ids: torch.tensor(ids, dtype=torch.uint8),
     "every other number": lambda ids: torch.tensor(ids).repeat_interleave(2, dim=1)[:, ::2],

@@ -219,6 +219,11 @@ def test_shapes_may_come_in_any_order(llama: SplitLlama, shapes: list[tuple[int,
 WIDE: dict[str, tuple[int, int, dict[str, int]]] = {
     "attention weights": (1, 700, {"num_attention_heads": 12, "num_key_value_heads": 3}),
     "queries, keys and values": (3, 160, {"num_key_value_heads": 4, "head_dim": 1024}),
+    "the MLP, beside wide heads": (
+        24,
+        20,
+        {"num_key_value_heads": 4, "head_dim": 1024, "intermediate_size": 8_000},
+    ),
     "hidden states": (1, 700, {"hidden_size": 6000}),
     "the MLP": (2, 250, {"intermediate_size": 12_000}),
     "logits": (100, 1, {"vocab_size": 60_000}),

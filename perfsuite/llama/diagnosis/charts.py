@@ -44,8 +44,8 @@ def _titled(result: Diagnosis, title: str) -> str:
 
 def _transport(result: Diagnosis) -> str:
     curves = {
-        f"{road}, {how.replace('_', ' ')}": curve.points
-        for road, found in (result.transport or {}).items()
+        f"{route}, {how}": curve.points
+        for route, found in (result.transport or {}).items()
         for how, curve in (found.sent if found else {}).items()
     }
     said = "Seconds of one call over the bytes that it sends"
@@ -85,7 +85,7 @@ def _spoken(parts: Mapping[str, float]) -> str:
 
 def prediction_chart(result: Diagnosis) -> str:
     """What was measured, what the model predicts, and what a single transfer suggests, where that is known."""
-    naive = next((row.concluded_s for row in result.naive if row.road == "zmq-ipc"), {})
+    naive = next((row.concluded_s for row in result.naive if row.route == "zmq-ipc"), {})
     rows = [_prediction_row(row, naive) for row in result.prediction]
     said = "; ".join(f"{row.label}: {row.note}" for row in rows)
     suggested = [Entry("six", "suggested by one 10 MB transfer", hollow=True)] if naive else []

@@ -60,9 +60,7 @@ def run(
     device: Annotated[str, option("--device", "DEVICE", "the worker's: cpu so far")] = "cpu",
     rounds: Annotated[
         int,
-        option(
-            "--rounds", "ROUNDS", "of micro-measurements and forward passes in alternation", whole
-        ),
+        option("--rounds", "ROUNDS", "of microbenchmarks and forward passes in alternation", whole),
     ] = 3,
     threads: Threads = None,
     what_if: Annotated[
@@ -161,10 +159,10 @@ def _check_fits(
     import psutil
 
     from perfsuite.llama.diagnosis.footprint import check_accelerator, check_memory, memory_needed
-    from perfsuite.llama.diagnosis.roads import ROADS
+    from perfsuite.llama.diagnosis.routes import ROUTES
 
     check_length(model, config, tokens)
-    needed = memory_needed(config, stages, tokens, len(ROADS))
+    needed = memory_needed(config, stages, tokens, len(ROUTES))
     check_memory(model, needed, psutil.virtual_memory().available)
     if what_if.accelerator is not None:
         check_accelerator(what_if.accelerator, config, what_if.stages(stages))

@@ -88,10 +88,10 @@ def _linear(device: DeviceOperations, operation: Operation, layers: int) -> Run:
     rows, inner, columns = operation.shape
     packed = _weights(kernels, columns, inner, layers)
     x = kernels.activation(device.values(kernels.dtype, rows, inner))
-    if operation.call == "fused_layer":
-        return lambda: kernels.linear(x, next(packed))
-    out = results(operation, rows, columns)
-    return lambda: kernels.linear(x, next(packed), out())
+    if operation.call == "batch_linear":
+        out = results(operation, rows, columns)
+        return lambda: kernels.linear(x, next(packed), out())
+    return lambda: kernels.linear(x, next(packed))
 
 
 def _linear_residual(device: DeviceOperations, operation: Operation, layers: int) -> Run:
@@ -171,13 +171,14 @@ def _join_heads(device: DeviceOperations, operation: Operation) -> Run:
 def _recall(device: DeviceOperations, operation: Operation) -> Run:
     dtype = _wire(operation)
     remembered = torch.randn(operation.shape)
-    x, out = remembered.to(dtype), results(operation, *operation.shape)
+    x = remembered.to(dtype)
+    return lambda: torch.equal(remembered.to(dtype), x)
 
-    def run() -> None:
-        torch.equal(remembered.to(dtype), x)
-        out().copy_(remembered)
 
-    return run
+def _copy(device: DeviceOperations, operation: Operation) -> Run:
+    # The residual sum, which the device keeps in float32, to or from the wire's type.
+    x, out = torch.randn(operation.shape), results(operation, *operation.shape)
+    return lambda: out().copy_(x)
 
 
 def _scores(device: DeviceOperations, operation: Operation) -> Run:
@@ -222,6 +223,7 @@ _BUILDERS: Mapping[str, Callable[[DeviceOperations, Operation], Run]] = MappingP
         "attention": _attention,
         "join_heads": _join_heads,
         "recall": _recall,
+        "copy": _copy,
         "scores": _scores,
         "weighted": _weighted,
         "embedding": _embedding,

@@ -43,15 +43,15 @@ def weight_bytes(config: ModelConfig, item_bytes: int) -> int:
     return (config.num_layers * layer + ends) * item_bytes
 
 
-def memory_needed(config: ModelConfig, stages: Sequence[Stage], tokens: int, roads: int) -> int:
+def memory_needed(config: ModelConfig, stages: Sequence[Stage], tokens: int, routes: int) -> int:
     """Return the bytes that a diagnosis of ``stages`` needs: every worker is alive at once.
 
     Counted are each worker's weights in the form in which it multiplies them, the tensors of a forward pass,
-    the messages of a road without shared memory, the operations that are timed one by one, and the
+    the messages of a route without shared memory, the operations that are timed one by one, and the
     processes. The mapped checkpoint itself is not: its pages can be dropped.
     """
     weights = weight_bytes(config, _COMPUTED_BYTES)
-    total = (2 + roads + len(stages)) * _PROCESS_BYTES + roads * ARENA_BYTES
+    total = (2 + routes + len(stages)) * _PROCESS_BYTES + routes * ARENA_BYTES
     for pattern in patterns(config, stages, tokens):
         total += MOST_SWEPT  # of further weights
         total += sum(row.bytes for burst in pattern for row in burst.operations)

@@ -1,6 +1,6 @@
-"""Micro-measurements and forward passes in alternating rounds: a drift of the machine hits both alike.
+"""Microbenchmarks and forward passes in alternating rounds: a drift of the machine hits both alike.
 
-The two never meet: constants come from a ``Calibration`` alone, and what is predicted from them is compared
+The two never meet: constants come from ``Microbenchmarks`` alone, and what is predicted from them is compared
 with the forward passes afterwards.
 """
 
@@ -14,44 +14,36 @@ from dataclasses import dataclass
 import torch
 
 from perfsuite.llama.bursts import Between, Pattern, between_calls, patterns
-from perfsuite.llama.diagnosis.calibrating import Calibration, Findings
-from perfsuite.llama.diagnosis.roads import ROADS
+from perfsuite.llama.diagnosis.microbenchmarks import Findings, Microbenchmarks
+from perfsuite.llama.diagnosis.routes import ROUTES
 from perfsuite.llama.diagnosis.sweep import ROWS
 from perfsuite.llama.measuring import SETTLE_S, collector_paused
 from perfsuite.llama.neighbours import Neighbours
+from perfsuite.llama.rows import Forward
 from perfsuite.progress import RunProgress
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.stages import Stage
-from runtime.trace import Trace
 from runtime.traffic import forward_traffic
 from runtime.transports.registry import TRANSPORTS
 
-_MICRO = "micro-measurements"
+_MICRO = "microbenchmarks"
 _LEAST_S = 1.0  # of forward passes per stage and round
 _MOST_FORWARDS = 5
-
-
-@dataclass(frozen=True)
-class Timed:
-    """One forward pass: seconds as its caller sees them, and its trace."""
-
-    seconds: float
-    trace: Trace
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a diagnosis measured: forward passes by stage, and the findings that know nothing of them."""
 
-    forwards: Mapping[str, Sequence[Timed]]
+    forwards: Mapping[str, Sequence[Forward]]
     kernels: Mapping[str, str]
     findings: Findings
     runs: int  # of all kinds, watched for others' use of the machine
-    disturbed: Mapping[str, int]  # by stage, or "micro-measurements"
+    disturbed: Mapping[str, int]  # by stage, or "microbenchmarks"
 
 
-def calibrate(
+def run_microbenchmarks(
     config: ModelConfig,
     stages: Sequence[Stage],
     tokens: int,
@@ -66,10 +58,10 @@ def calibrate(
     fails or there is not enough memory.
     """
     measured, between = patterns(config, stages, tokens), _between(config, tokens)
-    with closing(Calibration(measured, between, tuple(ROADS), threads, rows)) as calibration:
+    with closing(Microbenchmarks(measured, between, tuple(ROUTES), threads, rows)) as benchmarks:
         for _ in range(rounds):
-            calibration.run_round()
-        return calibration.findings()
+            benchmarks.run_round()
+        return benchmarks.findings()
 
 
 def measure(
@@ -83,13 +75,13 @@ def measure(
     rounds: int,
     slowdown: Mapping[str, float] | None = None,
 ) -> Measured:
-    """Run ``rounds`` of micro-measurements and of forward passes over ``input_ids`` (1, tokens).
+    """Run ``rounds`` of microbenchmarks and of forward passes over ``input_ids`` (1, tokens).
 
     ``projected`` are further operations to be measured; ``slowdown`` makes phases of the forward passes
     slower, to see it found. Raises SplitError or MeasurementError.
     """
     config, tokens = checkpoint.config, input_ids.shape[1]
-    done: dict[str, list[Timed]] = {stage.name: [] for stage in stages}
+    done: dict[str, list[Forward]] = {stage.name: [] for stage in stages}
     with ExitStack() as stack:
         progress = stack.enter_context(RunProgress(rounds * (1 + len(stages))))
         llamas: dict[str, SplitLlama] = {}
@@ -99,15 +91,15 @@ def measure(
                 checkpoint, stage.name, device, threads=threads, slowdown=slowdown
             )
             llamas[stage.name] = stack.enter_context(llama)
-        progress.say("starting the micro-measurements")
+        progress.say("starting the microbenchmarks")
         wanted = tuple(dict.fromkeys((*patterns(config, stages, tokens), *projected)))
-        calibration = Calibration(wanted, _between(config, tokens), tuple(ROADS), threads)
-        stack.callback(calibration.close)
+        benchmarks = Microbenchmarks(wanted, _between(config, tokens), tuple(ROUTES), threads)
+        stack.callback(benchmarks.close)
         neighbours = Neighbours()
         for number in range(rounds):
             progress.begin_run(_MICRO, number)
             neighbours.begin()
-            calibration.run_round()
+            benchmarks.run_round()
             neighbours.end(_MICRO)
             for name, llama in llamas.items():
                 progress.begin_run(name, number)
@@ -117,7 +109,7 @@ def measure(
                 neighbours.end(name)
         kernels = {name: str(llama.worker_info["kernels"]) for name, llama in llamas.items()}
         runs = rounds * (1 + len(llamas))
-        return Measured(done, kernels, calibration.findings(), runs, neighbours.disturbed)
+        return Measured(done, kernels, benchmarks.findings(), runs, neighbours.disturbed)
 
 
 def _between(config: ModelConfig, tokens: int) -> Between:
@@ -130,13 +122,13 @@ def _between(config: ModelConfig, tokens: int) -> Between:
     return between_calls(config, max(STAGES.values(), key=calls), tokens)
 
 
-def _forwards(llama: SplitLlama, input_ids: torch.Tensor) -> list[Timed]:
+def _forwards(llama: SplitLlama, input_ids: torch.Tensor) -> list[Forward]:
     """Time forward passes; one before them, which finds caches as another stage has left them, does not count."""
-    found: list[Timed] = []
+    found: list[Forward] = []
     with collector_paused():
         llama.forward(input_ids)
         while len(found) < _MOST_FORWARDS and sum(each.seconds for each in found) < _LEAST_S:
             started = time.perf_counter()
             llama.forward(input_ids)
-            found.append(Timed(time.perf_counter() - started, llama.last_trace))
+            found.append(Forward(time.perf_counter() - started, trace=llama.last_trace))
     return found

@@ -1,4 +1,4 @@
-"""A worker that computes nothing, behind the runtime's own service and roads: what is left is the call.
+"""A worker that computes nothing, behind the runtime's own service and transports: what is left is the call.
 
 ``python -m perfsuite.llama.diagnosis.null_worker --transport T --endpoint E``. It ends with its client, or
 with its parent, whose end closes its stdin.

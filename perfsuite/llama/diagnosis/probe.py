@@ -30,7 +30,7 @@ from perfsuite.llama.diagnosis.null_worker import MOST_SWEPT, Sweep
 from perfsuite.llama.workload import Operation
 from perfsuite.processes.program import Program
 from perfsuite.processes.protocol import Ended, Lines
-from runtime.launch import worker_environment
+from runtime.watched_process import environment
 
 _TIMEOUT_S = 300.0
 
@@ -44,7 +44,7 @@ class Probe:
             [sys.executable, "-m", "perfsuite.llama.diagnosis.probe", "--threads", str(threads)],
             "the probe of the worker's operations",
             MeasurementError,
-            environment=worker_environment(threads),
+            environment=environment(threads),
         )
         self._numbers = {burst: number for number, burst in enumerate(bursts)}
         rows = [

@@ -24,9 +24,9 @@ from perfsuite.llama.diagnosis.timeline import Event, profiled_events, trace_eve
 from runtime import SplitLlama, worker
 from runtime.checkpoints import Checkpoint
 from runtime.errors import EndpointError
-from runtime.launch import worker_environment
 from runtime.stages import Stage
 from runtime.transports.registry import TRANSPORTS
+from runtime.watched_process import environment
 
 _START_TIMEOUT_S = 300.0
 _END_TIMEOUT_S = 60.0
@@ -58,7 +58,7 @@ def profiled_forward(
         ]  # fmt: skip
         process = subprocess.Popen(
             command,
-            env=worker_environment(threads),
+            env=environment(threads),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             process_group=0,

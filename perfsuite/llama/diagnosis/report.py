@@ -32,9 +32,9 @@ def diagnosis_blocks(result: Diagnosis) -> Iterator[Block]:
         yield Note(told(result.disturbed_runs, result.runs), "busy")
     yield Heading("1. One transfer: round trip by payload sent", 2)
     yield _transport(result)
-    for road, found in (result.transport or {}).items():
+    for route, found in (result.transport or {}).items():
         if found is not None and found.fit is not None:
-            yield Note(_fit(found.fit), f"{road}, back to back")
+            yield Note(_fit(found.fit), f"{route}, hot")
     yield Note(_memory(result), "memory")
     yield Heading("2. What one would conclude from it", 2)
     yield _naive(result)
@@ -42,7 +42,7 @@ def diagnosis_blocks(result: Diagnosis) -> Iterator[Block]:
     yield _phases(result)
     yield _operations(result)
     yield from map(_layers, result.stages)
-    yield Heading("4. Predicted from micro-measurements alone", 2)
+    yield Heading("4. Predicted from microbenchmarks alone", 2)
     yield predictions(result)
     yield from map(judgement, result.prediction)
     yield Note(_ranking(result), "all")
@@ -69,13 +69,13 @@ def _seconds(phases: Phases) -> list[str]:
 
 
 def _transport(result: Diagnosis) -> Table:
-    heads = columns("road", "how", *map(format_bytes, _SHOWN_BYTES), left=("how",))
+    heads = columns("transport", "caches", *map(format_bytes, _SHOWN_BYTES), left=("caches",))
     rows = []
-    for road, found in (result.transport or {}).items():
+    for route, found in (result.transport or {}).items():
         for how, curve in (found.sent if found else {}).items():
             at = dict(curve.points)
             shown = (brief_seconds(at[size]) if size in at else MISSING for size in _SHOWN_BYTES)
-            rows.append(Row((road, how.replace("_", " "), *shown)))
+            rows.append(Row(route, how, *shown))
     return Table(heads, rows)
 
 
@@ -104,42 +104,38 @@ def _naive(result: Diagnosis) -> Table:
     stages = result.stages
     rows = [
         Row(
-            (
-                row.road,
-                brief_seconds(row.transfer_s),
-                f"{row.bytes_per_s / 1e6:,.0f} MB/s",
-                *(brief_seconds(row.concluded_s[stage.name]) for stage in stages),
-            )
+            row.route,
+            brief_seconds(row.transfer_s),
+            f"{row.bytes_per_s / 1e6:,.0f} MB/s",
+            *(brief_seconds(row.concluded_s[stage.name]) for stage in stages),
         )
         for row in result.naive
     ]
     carried = [format_bytes(stage.bytes) for stage in stages]
-    rows.append(Row(("payload of a forward pass", "", "", *carried), "dim"))
+    rows.append(Row("payload of a forward pass", "", "", *carried, tone="dim"))
     measured = [brief_seconds(stage.measured_s) for stage in stages]
-    rows.append(Row(("measured", "", "", *measured), "bold"))
-    return Table(columns("road", "10 MB take", "so", *(stage.name for stage in stages)), rows)
+    rows.append(Row("measured", "", "", *measured, tone="bold"))
+    return Table(columns("transport", "10 MB take", "so", *(stage.name for stage in stages)), rows)
 
 
 def _phases(result: Diagnosis) -> Table:
     claimed = [f"{CLAIMED_SHARES[p]:.0%}" if p in CLAIMED_SHARES else "" for p in PHASES]
-    rows = [Row(("claimed by the analysis", "", *claimed, ""), "dim")]
+    rows = [Row("claimed by the analysis", "", *claimed, "", tone="dim")]
     for stage in result.stages:
         shares = [f"{stage.phases_s[phase] / stage.measured_s:.1%}" for phase in PHASES]
         unexplained = f"{stage.unexplained_share:.2%}"
-        rows.append(Row((stage.name, brief_seconds(stage.measured_s), *shares, unexplained)))
+        rows.append(Row(stage.name, brief_seconds(stage.measured_s), *shares, unexplained))
     return Table(columns("stage", "measured", *PHASES, "unexplained"), rows)
 
 
 def _operations(result: Diagnosis) -> Table:
     rows = [
         Row(
-            (
-                f"{stage.name}, {row.of}",
-                str(row.calls),
-                brief_seconds(row.total_s),
-                *(brief_seconds(getattr(row, f"{phase}_s")) for phase in PHASES[:4]),
-                f"{row.total_s / stage.measured_s:.1%}",
-            )
+            f"{stage.name}, {row.of}",
+            str(row.calls),
+            brief_seconds(row.total_s),
+            *(brief_seconds(getattr(row, f"{phase}_s")) for phase in PHASES[:4]),
+            f"{row.total_s / stage.measured_s:.1%}",
         )
         for stage in result.stages
         for row in stage.operations
@@ -165,10 +161,10 @@ def predictions(result: Diagnosis) -> Table:
     for row in result.prediction:
         predicted = _seconds(row.predicted_phases_s)
         error, total = f"{row.error:+.1%}", brief_seconds(row.predicted_s)
-        rows.append(Row((row.stage, "predicted", total, error, *predicted)))
+        rows.append(Row(row.stage, "predicted", total, error, *predicted))
         measured = _seconds(row.measured_phases_s)
         total = brief_seconds(row.measured_s)
-        rows.append(Row(("", "measured", total, "", *measured), "dim"))
+        rows.append(Row("", "measured", total, "", *measured, tone="dim"))
     heads = columns("stage", "", "total", "error", *PHASES, left=("",))
     return Table(heads, rows, "Predicted and measured")
 
@@ -201,15 +197,13 @@ def _forecast(result: Diagnosis) -> Table:
         forecast, base = FORECAST.get(row.stage), FORECAST.get(first.stage)
         rows.append(
             Row(
-                (
-                    row.stage,
-                    brief_seconds(forecast.latency_s) if forecast else MISSING,
-                    brief_seconds(row.predicted_s),
-                    brief_seconds(row.measured_s),
-                    f"{base.latency_s / forecast.latency_s:.1f}x" if base and forecast else MISSING,
-                    f"{first.predicted_s / row.predicted_s:.1f}x",
-                    f"{first.measured_s / row.measured_s:.1f}x",
-                )
+                row.stage,
+                brief_seconds(forecast.latency_s) if forecast else MISSING,
+                brief_seconds(row.predicted_s),
+                brief_seconds(row.measured_s),
+                f"{base.latency_s / forecast.latency_s:.1f}x" if base and forecast else MISSING,
+                f"{first.predicted_s / row.predicted_s:.1f}x",
+                f"{first.measured_s / row.measured_s:.1f}x",
             )
         )
     return Table(columns(*heads), rows)
@@ -220,15 +214,13 @@ def projected(result: Diagnosis, projection: Projection) -> Table:
     now = {row.stage: row.measured_s for row in result.prediction}
     rows = [
         Row(
-            (
-                row.name,
-                brief_seconds(now[row.name]) if row.name in now else MISSING,
-                brief_seconds(row.projected_s),
-                gain(now.get(row.name), row.projected_s),
-                str(row.rpc_count),
-                *_seconds(row.phases_s),
-                row.bound,
-            )
+            row.name,
+            brief_seconds(now[row.name]) if row.name in now else MISSING,
+            brief_seconds(row.projected_s),
+            gain(now.get(row.name), row.projected_s),
+            str(row.rpc_count),
+            *_seconds(row.phases_s),
+            row.bound,
         )
         for row in projection.stages
     ]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-from msgspec import Meta, Struct, to_builtins
+from msgspec import Meta, Struct, field, to_builtins
 
 from perfsuite.llama.results import Phases, check_phases
 from perfsuite.schema import Count, Finite, Interval, Positive, read
@@ -17,8 +17,8 @@ from perfsuite.schema import Count, Finite, Interval, Positive, read
 NAIVE_BYTES = 10 * 1024 * 1024
 """The single transfer of the analysis."""
 
-# How a call is made: one after the other, or with memory walked through in between as in a forward.
-HOW = ("back_to_back", "between_sweeps")
+# The caches when a call is made: as the call before left them, or after a walk through memory, as in a forward.
+HOW = ("hot", "cold")
 
 
 Size: TypeAlias = Annotated[int, Meta(ge=1)] | Positive
@@ -67,11 +67,11 @@ class Fit(Struct, frozen=True):
     worst_error: float
 
 
-class Road(Struct, frozen=True):
+class Route(Struct, frozen=True):
     """A transport's sweeps, by how they were made."""
 
-    back_to_back: Sweep | None = None
-    between_sweeps: Sweep | None = None
+    hot: Sweep | None = field(name="back_to_back", default=None)
+    cold: Sweep | None = field(name="between_sweeps", default=None)
     fit: Fit | None = None
 
     @property
@@ -84,7 +84,7 @@ class Road(Struct, frozen=True):
 class Naive(Struct, frozen=True):
     """What a single transfer suggests of each stage."""
 
-    road: str
+    route: str = field(name="road")
     transfer_s: float
     bytes_per_s: float
     concluded_s: dict[str, float]
@@ -137,7 +137,7 @@ class Projected(Struct, frozen=True, kw_only=True):
     """A stage as the cost model projects it, with its seconds by phase and what bounds it."""
 
     name: str
-    road: str = ""
+    route: str = field(name="road", default="")
     projected_s: Positive
     phases_s: Phases
     bounds_s: dict[str, float] = {}
@@ -168,7 +168,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     rounds: int = 0
     command: str = ""
     machine: dict[str, Any] | None = None
-    transport: dict[str, Road | None] | None = None
+    transport: dict[str, Route | None] | None = None
     memory: dict[str, float] = {}
     rates: list[dict[str, Any]] = []
     naive: list[Naive] = []

@@ -10,10 +10,9 @@ from statistics import mean, median
 from typing import Any, Literal
 
 from perfsuite import statistics
-from perfsuite.llama.cost_model import Prediction, predict, road_of
+from perfsuite.llama.cost_model import Prediction, predict, route_of
 from perfsuite.llama.diagnosis import result
-from perfsuite.llama.diagnosis.calibrating import TOUCHED_BYTES, Findings
-from perfsuite.llama.diagnosis.measuring import Timed
+from perfsuite.llama.diagnosis.microbenchmarks import TOUCHED_BYTES, Findings
 from perfsuite.llama.diagnosis.result import (
     NAIVE_BYTES,
     Curve,
@@ -23,7 +22,7 @@ from perfsuite.llama.diagnosis.result import (
     Part,
     Projected,
     Projection,
-    Road,
+    Route,
     Sweep,
 )
 from perfsuite.llama.diagnosis.sweep import CALL_PHASES, Samples
@@ -31,18 +30,19 @@ from perfsuite.llama.diagnosis.what_if import WhatIf
 from perfsuite.llama.line_fit import fit_line
 from perfsuite.llama.residuals import CONSTANT_OF, moved_constant
 from perfsuite.llama.results import PHASES
+from perfsuite.llama.rows import Forward
 from perfsuite.schema import Interval
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
-from runtime.trace import RpcRecord
+from runtime.trace import RpcRecord, Trace
 from runtime.traffic import forward_traffic
 
 
-def transport_section(samples: Mapping[str, Samples]) -> dict[str, Road]:
-    """Return per road the curves of the sweeps, by phase, and the line through the round trips."""
+def transport_section(samples: Mapping[str, Samples]) -> dict[str, Route]:
+    """Return per route the curves of the sweeps, by phase, and the line through the round trips."""
     return {
-        road: Road(_sweep(found, cold=False), _sweep(found, cold=True), _fit(found))
-        for road, found in samples.items()
+        route: Route(_sweep(found, cold=False), _sweep(found, cold=True), _fit(found))
+        for route, found in samples.items()
     }
 
 
@@ -63,12 +63,12 @@ def _fit(found: Samples) -> Fit:
 
 
 def naive_section(
-    transport: Mapping[str, Road], config: ModelConfig, stages: Sequence[Stage], tokens: int
+    transport: Mapping[str, Route], config: ModelConfig, stages: Sequence[Stage], tokens: int
 ) -> list[Naive]:
-    """Return what a single transfer suggests: a stage's bytes over its throughput, road by road."""
+    """Return what a single transfer suggests: a stage's bytes over its throughput, route by route."""
     section = []
-    for name, road in transport.items():
-        seconds = dict(road.sent["back_to_back"].points)[NAIVE_BYTES]
+    for name, route in transport.items():
+        seconds = dict(route.sent["hot"].points)[NAIVE_BYTES]
         throughput = NAIVE_BYTES / seconds
         concluded = {
             stage.name: forward_traffic(config, stage, tokens).total_bytes / throughput
@@ -103,10 +103,10 @@ def rates_section(findings: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def stage_section(stage: Stage, forwards: Sequence[Timed]) -> result.Stage:
+def stage_section(stage: Stage, forwards: Sequence[Forward]) -> result.Stage:
     """Return where the forward passes of ``stage`` spent their time: by phase, operation and layer."""
     # Of the middle forward passes, not a median for each phase: those would sum to another time.
-    middle = [each.trace.totals() for each in _middle(forwards)]
+    middle = [trace.totals() for trace in _traces(_middle(forwards))]
     phases = {phase: mean(total[f"{phase}_s"] for total in middle) for phase in PHASES}  # type: ignore[literal-required]
     estimate = statistics.median([each.seconds for each in forwards])
     measured = estimate.value
@@ -126,20 +126,26 @@ def stage_section(stage: Stage, forwards: Sequence[Timed]) -> result.Stage:
     )
 
 
-def _middle(forwards: Sequence[Timed]) -> Sequence[Timed]:
+def _middle(forwards: Sequence[Forward]) -> Sequence[Forward]:
     """Return the one or two forward passes whose mean is the median."""
     ordered = sorted(forwards, key=lambda each: each.seconds)
     half = len(ordered) // 2
     return ordered[half : half + 1] if len(ordered) % 2 else ordered[half - 1 : half + 1]
 
 
-def _grouped(forwards: Sequence[Timed], key: Callable[[RpcRecord], str | int | None]) -> list[Part]:
+def _traces(forwards: Sequence[Forward]) -> list[Trace]:
+    return [each.trace for each in forwards if each.trace is not None]
+
+
+def _grouped(
+    forwards: Sequence[Forward], key: Callable[[RpcRecord], str | int | None]
+) -> list[Part]:
     """Return the calls' seconds by phase, summed by ``key``, as medians over the forward passes."""
     sums: dict[str | int | None, list[dict[str, float]]] = defaultdict(list)
     counts: dict[str | int | None, int] = {}
-    for each in forwards:
+    for trace in _traces(forwards):
         groups: dict[str | int | None, list[RpcRecord]] = defaultdict(list)
-        for rpc in each.trace.rpcs:
+        for rpc in trace.rpcs:
             groups[key(rpc)].append(rpc)
         for name, rpcs in groups.items():
             counts[name] = len(rpcs)
@@ -218,7 +224,7 @@ def projection_section(
         stages=[
             Projected(
                 name=row.stage,
-                road=what_if.road or road_of(stage.transport),
+                route=what_if.route or route_of(stage.transport),
                 projected_s=row.total_s,
                 phases_s=row.phases,
                 bounds_s=dict(row.bounds),

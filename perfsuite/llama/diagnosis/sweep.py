@@ -1,7 +1,7 @@
-"""Calls that carry from 1 KB to 134 MB over each road: the transport's diagnosis, and the model's constants.
+"""Calls that carry from 1 KB to 134 MB over each route: the transport's diagnosis, and the model's constants.
 
-A call is measured in two ways. *Back to back*, as a transport is usually diagnosed: code and payload are
-still in the caches. *Between sweeps*, as in a forward pass: since the last call both sides have walked through
+A call is measured in two ways. *Hot*, as a transport is usually diagnosed, one call after the other: code and
+payload are still in the caches. *Cold*, as in a forward pass: since the last call both sides have walked through
 as much memory, and the worker has multiplied as much, as they do between two calls of a forward pass. A call
 of the same size then costs up to several times as much.
 """
@@ -18,7 +18,7 @@ import torch
 
 from perfsuite.llama.bursts import Between
 from perfsuite.llama.diagnosis.null_worker import CONFIG, MOST_ROWS, ROW_BYTES, Sweep
-from perfsuite.llama.machine_constants import Curve, Road
+from perfsuite.llama.machine_constants import Curve, Route
 from runtime.operations import Call
 from runtime.rpc import RpcClient
 from runtime.tensors import TensorSpec
@@ -43,7 +43,7 @@ _CALLS: Mapping[Kind, Call] = {
 
 @dataclass(frozen=True)
 class Key:
-    """What was measured: payload one way, or small results by number; ``cold`` is between memory sweeps."""
+    """What was measured: payload one way, or small results by number; ``cold`` is after a walk through memory."""
 
     kind: Kind
     rows: int
@@ -52,7 +52,7 @@ class Key:
 
 @dataclass
 class Samples:
-    """Seconds by phase of each call made over one road."""
+    """Seconds by phase of each call made over one route."""
 
     calls: dict[Key, list[Mapping[str, float]]] = field(default_factory=dict)
 
@@ -81,10 +81,10 @@ class Samples:
         ]
         return [size for size, _ in chosen], [seconds for _, seconds in chosen]
 
-    def road(self) -> Road:
-        """Return the model's constants: from the calls between memory sweeps."""
+    def route(self) -> Route:
+        """Return the model's constants: from the calls with cold caches."""
         one, three = Key("one tensor", 1, True), Key("three tensors", 1, True)
-        return Road(
+        return Route(
             sent={phase: self.curve("sent", True, [phase]) for phase in CALL_PHASES},
             received={phase: self.curve("received", True, [phase]) for phase in CALL_PHASES},
             per_tensor_s={
@@ -109,7 +109,7 @@ def sweep_keys(cold: bool, rows: Sequence[int] = ROWS) -> Iterator[Key]:
 
 
 class Caller:
-    """Makes calls over an open road and times them."""
+    """Makes calls over an open route and times them."""
 
     def __init__(self, client: RpcClient, between: Between) -> None:
         client.prepare(ARENA_BYTES)

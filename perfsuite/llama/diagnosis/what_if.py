@@ -11,7 +11,7 @@ from perfsuite.errors import UsageError
 from perfsuite.llama.accelerators import load_accelerators
 from perfsuite.llama.bursts import Pattern, patterns
 from perfsuite.llama.cost_model import Accelerator, Assumptions
-from perfsuite.llama.diagnosis.roads import ROADS
+from perfsuite.llama.diagnosis.routes import ROUTES
 from perfsuite.llama.workload import memory_of
 from runtime.checkpoints import ModelConfig
 from runtime.stages import Stage
@@ -35,7 +35,7 @@ class WhatIf:
     """What is assumed for all stages; None leaves it as it is."""
 
     texts: tuple[str, ...] = ()
-    road: str | None = None
+    route: str | None = None
     accelerator: Accelerator | None = None
     rpc_count: int | None = None
     dtype: Dtype | None = None
@@ -43,7 +43,7 @@ class WhatIf:
     @property
     def assumptions(self) -> Assumptions:
         """What the cost model is told."""
-        return Assumptions(self.road, self.accelerator, self.rpc_count)
+        return Assumptions(self.route, self.accelerator, self.rpc_count)
 
     def stages(self, stages: Sequence[Stage]) -> list[Stage]:
         """Return the stages as they would be: other than now only by their element type."""
@@ -57,7 +57,7 @@ class WhatIf:
         """Return what must be measured for the projection: of a named device, nothing can be."""
         if not self.texts:
             return ()
-        memory = memory_of(self.road) if self.road else None
+        memory = memory_of(self.route) if self.route else None
         found = patterns(config, self.stages(stages), tokens, memory)
         if self.accelerator is None:
             return found
@@ -81,7 +81,7 @@ def parse_what_if(texts: Sequence[str]) -> WhatIf:
     rpc = found.get("rpc")
     return WhatIf(
         texts=tuple(texts),
-        road=_choose("transport", found.get("transport"), {road: road for road in ROADS}),
+        route=_choose("transport", found.get("transport"), {route: route for route in ROUTES}),
         accelerator=_choose("device", found.get("device"), load_accelerators()),
         rpc_count=None if rpc is None else _count(rpc),
         dtype=_choose("dtype", found.get("dtype"), _DTYPES),

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from perfsuite.calibration.runs import Kind
+from perfsuite.gate.reported import Subject
+from perfsuite.schema import decode
 
 Store = Callable[..., None]
 
@@ -23,6 +25,11 @@ def subject(name: str = "mine", verdict: str = "pass", **fields: Any) -> dict[st
         "grew_most": None,
         **fields,
     }
+
+
+def read(name: str = "mine", verdict: str = "pass", **fields: Any) -> Subject:
+    """The same, as it is read."""
+    return decode(subject(name, verdict, **fields), Subject, "report.json")
 
 
 @pytest.fixture

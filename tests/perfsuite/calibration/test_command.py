@@ -11,7 +11,7 @@ import pytest
 from perfsuite.__main__ import main
 from perfsuite.calibration.runs import COMPARE, Folder, Kind, Run
 from perfsuite.render.blocks import Paragraph
-from tests.perfsuite.calibration.conftest import Store, subject
+from tests.perfsuite.calibration.conftest import Store, read, subject
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def run(folder: Folder, kind: Kind) -> Run:
         names.append(kind.name)
-        return Run(kind, {"mine": subject(verdict="regression" if kind.share else "pass")})
+        return Run(kind, {"mine": read(verdict="regression" if kind.share else "pass")})
 
     monkeypatch.setattr(Folder, "run", run)
     monkeypatch.setattr(

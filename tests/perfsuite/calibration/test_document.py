@@ -7,7 +7,7 @@ from perfsuite.calibration.document import document
 from perfsuite.calibration.findings import find
 from perfsuite.calibration.runs import COMPARE, Kind, Run
 from perfsuite.render.markdown import markdown
-from tests.perfsuite.calibration.conftest import subject
+from tests.perfsuite.calibration.conftest import read
 
 Golden = Callable[[str, str], None]
 
@@ -26,7 +26,7 @@ def text(runs: Mapping[Kind, Sequence[Run]]) -> str:
 
 
 def runs(kind: Kind, *verdicts: str, name: str = "mine", change: float = 1.0) -> list[Run]:
-    return [Run(kind, {name: subject(name, one, change=change)}) for one in verdicts]
+    return [Run(kind, {name: read(name, one, change=change)}) for one in verdicts]
 
 
 def test_it_says_where_and_how_it_was_measured() -> None:
@@ -76,13 +76,13 @@ def test_names_stay_in_their_cells() -> None:
 
 def test_the_phase_that_was_named_is_counted() -> None:
     kind = Kind(0.1, "device")
-    found = text({kind: [Run(kind, {"mine": subject("mine", "regression", grew_most="device")})]})
+    found = text({kind: [Run(kind, {"mine": read("mine", "regression", grew_most="device")})]})
     assert "Phase named right, +10%, device: 1 of 1 [3%, 100%]." in found
 
 
 def test_the_document_is_the_stored_one(golden: Golden) -> None:
     slowed, phase, compared = Kind(0.1), Kind(0.1, "device"), Kind(mode=COMPARE)
-    named = subject("mine", "regression", grew_most="device", change=1.1)
+    named = read("mine", "regression", grew_most="device", change=1.1)
     found = {
         Kind(): runs(Kind(), "pass", "pass", "inconclusive"),
         slowed: runs(slowed, "regression", "regression", name="a|b", change=1.098),

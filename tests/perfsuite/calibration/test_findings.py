@@ -1,32 +1,31 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perfsuite.calibration.findings import Count, find
 from perfsuite.calibration.runs import Kind, Run
-from tests.perfsuite.calibration.conftest import subject
+from perfsuite.gate.reported import Subject
+from tests.perfsuite.calibration.conftest import read
 
 EQUAL, SLOWED, PHASE = Kind(), Kind(0.1), Kind(0.1, "device")
 
 
-def run(kind: Kind, *subjects: dict[str, Any]) -> Run:
-    return Run(kind, {one["name"]: one for one in subjects})
+def run(kind: Kind, *subjects: Subject) -> Run:
+    return Run(kind, {one.name: one for one in subjects})
 
 
 RUNS = {
     EQUAL: [
-        run(EQUAL, subject("a"), subject("b", "regression", change=1.2)),
-        run(EQUAL, subject("a", "inconclusive", change=None), subject("b")),
-        run(EQUAL, subject("a")),
+        run(EQUAL, read("a"), read("b", "regression", change=1.2)),
+        run(EQUAL, read("a", "inconclusive", change=None), read("b")),
+        run(EQUAL, read("a")),
     ],
-    SLOWED: [run(SLOWED, subject("a", "regression", change=1.1))],
+    SLOWED: [run(SLOWED, read("a", "regression", change=1.1))],
     PHASE: [
-        run(PHASE, subject("a", "regression", grew_most="device")),
-        run(PHASE, subject("a", "regression", grew_most="transport")),
+        run(PHASE, read("a", "regression", grew_most="device")),
+        run(PHASE, read("a", "regression", grew_most="transport")),
     ],
     Kind(0.2): [],
 }

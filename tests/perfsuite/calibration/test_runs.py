@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from perfsuite.calibration import runs
 from perfsuite.calibration.runs import BASELINES, COMPARE, Folder, Kind
 from perfsuite.errors import MeasurementError, UsageError
-from tests.perfsuite.calibration.conftest import Store, subject
+from tests.perfsuite.calibration.conftest import Store, read, subject
 
 
 @dataclass
@@ -211,7 +211,7 @@ def test_a_run_that_never_ends_is_an_error(folder: Folder, monkeypatch: pytest.M
     ],
 )
 def test_verdicts(verdict: str, red: bool, undecided: bool) -> None:
-    run = runs.Run(Kind(), {"mine": subject(verdict=verdict, grew_most="device")})
+    run = runs.Run(Kind(), {"mine": read(verdict=verdict, grew_most="device")})
     assert (run.is_red("mine"), run.is_undecided("mine")) == (red, undecided)
     assert not run.is_red("another")
     assert not run.is_undecided("another")

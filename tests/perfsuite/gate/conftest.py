@@ -13,7 +13,7 @@ import pytest
 
 from perfsuite.gate.gate import BASE, Open
 from perfsuite.gate.interference import Usage, Watch
-from perfsuite.gate.sampling import Contender, Pair
+from perfsuite.gate.sampling import Pair, Runner
 
 START_S = 0.3  # for which a process runs its test up to the gate
 SERVERS = 6
@@ -104,7 +104,7 @@ class Machine:
 
 
 class _Faked:
-    """A contender in a process of its own, which takes so many seconds a call, give or take a little."""
+    """A runner in a process of its own, which takes so many seconds a call, give or take a little."""
 
     def __init__(
         self,
@@ -120,10 +120,8 @@ class _Faked:
         self._cpu_s, self._runs = 0.0, 0
 
     @property
-    def told(self) -> Contender:
-        return Contender(
-            1 if self._role == BASE else hash(self._role), self._calibrate, self._measure
-        )
+    def told(self) -> Runner:
+        return Runner(1 if self._role == BASE else hash(self._role), self._calibrate, self._measure)
 
     def _run(self, loops: int) -> float:
         seconds = self._seconds * math.exp(self._machine.random.gauss(0, self._machine.run_noise))

@@ -1,4 +1,4 @@
-"""How a process is measured, on contenders that note what is done with them."""
+"""How a process is measured, on runners that note what is done with them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from perfsuite.gate import sampling
 from perfsuite.gate.baselines import Plan
 from perfsuite.gate.inference import needed_for
 from perfsuite.gate.interference import Usage, Watch
-from perfsuite.gate.sampling import Contender, Measured, Pair, Round, make_plan, measure
+from perfsuite.gate.sampling import Measured, Pair, Round, Runner, make_plan, measure
 from tests.perfsuite.gate.conftest import Block, Machine
 
 PLAN = Plan(loops=7, reference_loops=2, runs=3, rounds=5, discarded=1)
 QUIET = Watch(lambda measured_s: Usage(0.0, 0.0, 0.0, 0.0))
 
 
-def steady(seconds: float) -> Contender:
+def steady(seconds: float) -> Runner:
     """Takes so many seconds a call, and always the same."""
 
     def calibrate(run_s: float) -> tuple[int, float]:
         return max(1, math.ceil(run_s / seconds)), seconds
 
-    return Contender(0, calibrate, lambda runs, loops, discarded: Block([seconds] * runs))
+    return Runner(0, calibrate, lambda runs, loops, discarded: Block([seconds] * runs))
 
 
 def pair(subject: float, *references: float) -> Pair:
@@ -135,16 +135,14 @@ class Noted:
 
     def __init__(self, *references: str) -> None:
         self.asked: list[tuple[str, int, int, int]] = []
-        self.pair = Pair(
-            self._contender("subject"), {one: self._contender(one) for one in references}
-        )
+        self.pair = Pair(self._runner("subject"), {one: self._runner(one) for one in references})
 
-    def _contender(self, role: str) -> Contender:
+    def _runner(self, role: str) -> Runner:
         def taking(runs: int, loops: int, discarded: int) -> Block:
             self.asked.append((role, runs, loops, discarded))
             return Block([1.0] * runs)
 
-        return Contender(0, lambda run_s: (1, 1.0), taking)
+        return Runner(0, lambda run_s: (1, 1.0), taking)
 
 
 def test_a_round_is_a_block_of_each_in_drawn_order() -> None:

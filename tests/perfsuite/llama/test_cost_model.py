@@ -7,7 +7,14 @@ import pytest
 
 from perfsuite.llama.bursts import patterns
 from perfsuite.llama.cost_model import BOUNDS, Accelerator, Assumptions, predict
-from perfsuite.llama.machine_constants import Curve, MachineConstants, Rate, RateKey, Road, rate_key
+from perfsuite.llama.machine_constants import (
+    Curve,
+    MachineConstants,
+    Rate,
+    RateKey,
+    Route,
+    rate_key,
+)
 from perfsuite.llama.recording import operations
 from perfsuite.llama.results import PHASES
 from runtime import STAGES
@@ -32,7 +39,7 @@ def config() -> ModelConfig:
 def constants(config: ModelConfig) -> MachineConstants:
     """A machine on which each call costs 1 ms a phase, each byte 1 ns, and all work has one rate."""
     curve = Curve((0, 10**9), (CALL_S, CALL_S + 10**9 * BYTE_S))
-    road = Road(
+    route = Route(
         sent=dict.fromkeys(CALL_PHASES, curve),
         received=dict.fromkeys(CALL_PHASES, curve),
         per_tensor_s=dict.fromkeys(CALL_PHASES, 0.0),
@@ -41,7 +48,7 @@ def constants(config: ModelConfig) -> MachineConstants:
     for pattern in patterns(config, STAGES.values(), TOKENS):
         for row in (row for burst in pattern for row in burst.operations):
             rates.setdefault(rate_key(row), []).append(Rate(row.shape, RATE))
-    return MachineConstants(dict.fromkeys(("zmq-ipc", "shared-memory"), road), rates, 4 * RATE)
+    return MachineConstants(dict.fromkeys(("zmq-ipc", "shared-memory"), route), rates, 4 * RATE)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -95,12 +102,12 @@ def test_the_bound_is_what_costs_most(
 ) -> None:
     call_s, byte_s = cheap.get("call_s", 1e-9), cheap.get("byte_s", 1e-15)
     curve = Curve((0, 10**9), (call_s, call_s + 10**9 * byte_s))
-    road = replace(
-        constants.roads["shared-memory"],
+    route = replace(
+        constants.routes["shared-memory"],
         sent=dict.fromkeys(CALL_PHASES, curve),
         received=dict.fromkeys(CALL_PHASES, curve),
     )
-    known = replace(constants, roads={"shared-memory": road}, bandwidth=1e15)
+    known = replace(constants, routes={"shared-memory": route}, bandwidth=1e15)
     prediction = predict(config, STAGES["fused"], TOKENS, known)
     assert prediction.bound == bound
     assert set(prediction.bounds) == set(BOUNDS)
@@ -116,14 +123,14 @@ def test_fewer_calls_save_what_calls_cost_and_no_bytes(
     assert fewer.rpc_count == now.rpc_count - 6
 
 
-def test_another_road_takes_the_memory_of_its_own(
+def test_another_route_takes_the_memory_of_its_own(
     config: ModelConfig, constants: MachineConstants
 ) -> None:
     slow = {key: [Rate(rate.shape, RATE / 2) for rate in rates] if key[3] == "arena" else rates
             for key, rates in constants.rates.items()}  # fmt: skip
     known = replace(constants, rates=slow)
     now = predict(config, STAGES["baseline"], TOKENS, known)
-    moved = predict(config, STAGES["baseline"], TOKENS, known, Assumptions(road="shared-memory"))
+    moved = predict(config, STAGES["baseline"], TOKENS, known, Assumptions(route="shared-memory"))
     assert moved.phases["device"] == pytest.approx(2 * now.phases["device"])
 
 

@@ -13,7 +13,7 @@ Build = Callable[..., dict[str, Any]]
 Golden = Callable[[str, str], None]
 
 
-def test_every_contender_is_a_line_of_plain_figures(build_result: Build) -> None:
+def test_every_benchmark_is_a_line_of_plain_figures(build_result: Build) -> None:
     result = build_result()
     rows = {
         row["name"]: row

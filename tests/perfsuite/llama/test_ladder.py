@@ -12,9 +12,10 @@ from rich.cells import cell_len
 from perfsuite.__main__ import main
 from perfsuite.errors import MeasurementError
 from perfsuite.llama.results import PHASES
-from perfsuite.llama.rows import BUDGETS, Forward, stage_row, unsplit_name
+from perfsuite.llama.rows import Forward, stage_row, unsplit_name
 from perfsuite.render.terminal import WIDTH
 from runtime import STAGES, load_checkpoint
+from runtime.trace import RpcRecord, Trace
 
 ROUNDS = 2
 
@@ -57,7 +58,7 @@ def test_the_json_is_as_specified(ladder: Run) -> None:
         assert row["bytes_received"] > 0
 
 
-def test_the_table_names_every_contender_and_fits(ladder: Run) -> None:
+def test_the_table_names_every_benchmark_and_fits(ladder: Run) -> None:
     lines = ladder.output.splitlines()
     for name in (*STAGES, "unsplit float32", "unsplit bfloat16"):
         assert any(line.startswith(name) for line in lines)
@@ -88,29 +89,36 @@ def test_calls_are_counted_and_phases_fill_the_total(ladder: Run) -> None:
         assert sum(row["phases_s"].values()) <= 1.5 * row["latency_s"]["high"]
 
 
-def test_float32_contenders_predict_the_same_token(ladder: Run) -> None:
+def test_float32_benchmarks_predict_the_same_token(ladder: Run) -> None:
     result = ladder.result
     tokens = [row["next_token"]["id"] for row in result["stages"] if row["dtype"] == "float32"]
     assert {*tokens} == {result["unsplit"]["float32"]["next_token"]["id"]}
 
 
+def traced(bytes_sent: int = 1) -> Trace:
+    call = RpcRecord(
+        "ping", None, bytes_sent=bytes_sent, bytes_received=1, payload_copies=0, serialize_s=0.1,
+        transport_s=0.1, device_s=0.1, deserialize_s=0.1, total_s=0.4,
+    )  # fmt: skip
+    return Trace((call,), 1.0)
+
+
 def test_a_stage_without_the_baseline_has_no_speedup() -> None:
     stage = list(STAGES.values())[-1]
-    totals = dict.fromkeys([*BUDGETS, *(f"{phase}_s" for phase in PHASES)], 1)
     samples = {
-        stage.name: [Forward(3.0, 0, totals)],
-        unsplit_name(stage.dtype): [Forward(2.0, 0, None)],
+        stage.name: [Forward(3.0, trace=traced())],
+        unsplit_name(stage.dtype): [Forward(2.0)],
     }
     info = {"device_name": "abacus", "threads": 1, "kernels": "beads"}
     row = stage_row(stage, samples, info, str, seed=0)
     assert row.vs_baseline is None
     assert row.vs_baseline_interval is None
     assert row.vs_unsplit == pytest.approx(1.5)
+    assert row.phases_s["trusted"] == pytest.approx(0.6)
 
 
 def test_traffic_that_changes_between_rounds_is_an_error() -> None:
-    totals = dict.fromkeys(BUDGETS, 1)
-    forwards = [Forward(1.0, 0, {**totals, "bytes_sent": count}) for count in (1, 2)]
+    forwards = [Forward(1.0, trace=traced(count)) for count in (1, 2)]
     stage = next(iter(STAGES.values()))
     with pytest.raises(MeasurementError, match=r"bytes_sent differs.*\[1, 2\]"):
         stage_row(stage, {stage.name: forwards}, {}, str, seed=0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from perfsuite.llama.machine_constants import Curve, MachineConstants, Rate, Road, rate_key
+from perfsuite.llama.machine_constants import Curve, MachineConstants, Rate, Route, rate_key
 from perfsuite.llama.workload import Operation
 from runtime.traffic import CallTraffic
 
@@ -16,14 +16,14 @@ def test_a_curve_is_straight_between_its_points_and_goes_on() -> None:
 
 
 def test_a_call_costs_itself_its_bytes_each_way_and_its_tensors() -> None:
-    road = Road(
+    route = Route(
         sent={"serialize": Curve((0, 100), (1.0, 3.0))},
         received={"serialize": Curve((0, 100), (1.0, 2.0))},
         per_tensor_s={"serialize": 0.25},
     )
-    assert road.per_call_s("serialize") == 1.0
+    assert route.per_call_s("serialize") == 1.0
     call = CallTraffic("matmul", bytes_sent=50, bytes_received=200, tensors=4)
-    assert road.seconds("serialize", call) == pytest.approx(1.0 + 1.0 + 2.0 + 0.5)
+    assert route.seconds("serialize", call) == pytest.approx(1.0 + 1.0 + 2.0 + 0.5)
 
 
 def operation(*shape: int) -> Operation:

@@ -21,7 +21,7 @@ def clock(order: Iterator[int]) -> dict[str, list[int]]:
     return interleave({name: lambda: next(order) for name in "abc"}, 4, seed=1)
 
 
-def test_each_round_runs_every_contender_once_after_the_warm_up() -> None:
+def test_each_round_runs_every_benchmark_once_after_the_warm_up() -> None:
     samples = clock(count())
     rounds = [sorted(samples[name][i] for name in "abc") for i in range(4)]
     first = 3 * WARMUP_ROUNDS

@@ -12,6 +12,7 @@ from perfsuite.llama import recording
 from perfsuite.llama.recording import operations
 from perfsuite.llama.workload import Operation
 from runtime import STAGES
+from runtime.caches import Window
 from runtime.checkpoints import PRESETS, ModelConfig
 from runtime.forward import ForwardPass
 from runtime.nonlinear import causal_softmax
@@ -77,7 +78,33 @@ BY_LAYER = tuple(
         ("linear_residual", (7, 40, 24)),
     )
 )
-ROUNDED = (("device", "fused_layer", "recall", (7, 24), 3),)
+LAST = tuple(
+    ("device", "all_layers", *row, 1)
+    for row in (
+        ("normed", (7, 24)),
+        ("linear", (7, 24, 40)),
+        ("rotate", (8, 7, 4)),
+        ("attention", (6, 2, 1, 7, 4)),
+        ("activation", (1, 24)),
+        ("linear_residual", (1, 24, 24)),
+        ("normed", (1, 24)),
+        ("linear", (1, 24, 80)),
+        ("gated", (1, 40)),
+        ("linear_residual", (1, 40, 24)),
+    )
+)
+RESIDENT = (
+    ("device", "all_layers", "copy", (7, 24), 1),
+    *(("device", "all_layers", kind, shape, 2) for _, _, kind, shape, _ in BY_LAYER),
+    *LAST,  # of which one position is wanted
+    ("device", "all_layers", "copy", (1, 24), 1),
+)
+RECALLED = ("device", "fused_layer", "recall", (7, 24), 3)
+ROUNDED = ("device", "fused_layer", "copy", (7, 24), 3)
+
+
+def flops(rows: tuple[Operation, ...], *kinds: str) -> int:
+    return sum(row.flops * row.times for row in rows if row.kind in kinds)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +113,8 @@ ROUNDED = (("device", "fused_layer", "recall", (7, 24), 3),)
         ("baseline", BY_OPERATION),
         ("shared-memory", BY_OPERATION),
         ("fused", BY_LAYER),
-        ("bf16", BY_LAYER + ROUNDED),
+        ("bf16", (RECALLED, *BY_LAYER, ROUNDED)),
+        ("resident", RESIDENT),
     ],
 )
 def test_operations_of_a_small_model(stage: str, layer: tuple[object, ...]) -> None:
@@ -97,6 +125,37 @@ def test_operations_of_a_small_model(stage: str, layer: tuple[object, ...]) -> N
     assert {row.memory for row in rows} == {"private" if stage == "baseline" else "arena"}
 
 
+def test_a_step_of_generation_attends_to_what_is_cached() -> None:
+    rows = operations(SMALL, STAGES["fused"], 1, cached=6)
+    assert [(row.kind, row.shape) for row in rows if row.call == "fused_layer"] == [
+        ("normed", (1, 24)),
+        ("linear", (1, 24, 40)),
+        ("rotate", (8, 1, 4)),
+        ("copy", (2, 4)),  # of keys
+        ("copy", (2, 4)),
+        ("attention", (6, 2, 1, 7, 4)),
+        ("activation", (1, 24)),
+        ("linear_residual", (1, 24, 24)),
+        ("normed", (1, 24)),
+        ("linear", (1, 24, 80)),
+        ("gated", (1, 40)),
+        ("linear_residual", (1, 40, 24)),
+    ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_what_follows_a_cached_text_multiplies_with_all_keys(stage: str, tokens: int) -> None:
+    rows = operations(SMALL, STAGES[stage], tokens, cached=20)
+    by_operation = STAGES[stage].granularity == "operation"
+    last = STAGES[stage].granularity == "model"  # of its last layer one position
+    # 3 layers, 6 heads of 4, two products; fused attention leaves out what comes after a token.
+    seen = tokens * (20 + tokens) if by_operation else sum(range(21, 21 + tokens))
+    pairs = 2 * seen + (20 + tokens if last else seen)
+    assert flops(rows, "scores", "weighted", "attention") == 2 * 2 * 6 * 4 * pairs
+    assert [row.shape for row in rows if row.kind == "lm_head"] == [(1, 24, 96)]
+
+
 @pytest.fixture
 def config() -> ModelConfig:
     """The model of the analysis."""
@@ -105,17 +164,18 @@ def config() -> ModelConfig:
     return config
 
 
-def flops(rows: tuple[Operation, ...], *kinds: str) -> int:
-    return sum(row.flops * row.times for row in rows if row.kind in kinds)
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_linear_layers_multiply_each_weight_with_each_token(
     config: ModelConfig, stage: str
 ) -> None:
-    weights = sum(map(prod, linear_shapes(config).values())) * config.num_layers
+    shapes = linear_shapes(config)
+    products = 1024 * config.num_layers * sum(map(prod, shapes.values()))
+    if STAGES[stage].granularity == "model":  # keys and values, and the rest of one position
+        products -= 1023 * sum(
+            prod(shapes[name]) for name in ("o_proj", "gate_proj", "up_proj", "down_proj")
+        )
     rows = operations(config, STAGES[stage], 1024)
-    assert flops(rows, "linear", "linear_residual") == 2 * 1024 * weights
+    assert flops(rows, "linear", "linear_residual") == 2 * products
 
 
 def test_attention_by_operations_computes_both_triangles(config: ModelConfig) -> None:
@@ -168,8 +228,8 @@ def test_what_has_no_kind_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_layers_that_differ_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     original = ForwardPass._layer_at_once
 
-    def longer(self: ForwardPass, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        hidden = original(self, layer, hidden)
+    def longer(self: ForwardPass, layer: int, hidden: torch.Tensor, window: Window) -> torch.Tensor:
+        hidden = original(self, layer, hidden, window)
         return hidden.add_(hidden) if layer == 1 else hidden
 
     monkeypatch.setattr(

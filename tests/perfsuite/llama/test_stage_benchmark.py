@@ -1,4 +1,4 @@
-"""The stages as the gate measures them: by the same road as anybody's code, in processes of the real runtime."""
+"""The stages as the gate measures them: in the same way as anybody's code, in processes of the real runtime."""
 
 from __future__ import annotations
 

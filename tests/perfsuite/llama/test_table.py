@@ -45,7 +45,7 @@ def test_everything_is_shown(build_result: Build) -> None:
     text = drawn(build_result())
     for word in (*FORECAST, *PHASES, "unsplit float32", "unsplit bfloat16", "forecast", "33x"):
         assert word in text
-    assert "all contenders agree" in text
+    assert "all agree" in text
     assert "' the'" in text
     assert "machine:" in text
 
@@ -85,7 +85,7 @@ def test_of_one_round_no_interval_is_shown(build_result: Build) -> None:
     assert "one round, so no interval is known" in text
 
 
-def test_a_busy_machine_is_said_with_the_contenders_that_it_hit(build_result: Build) -> None:
+def test_a_busy_machine_is_said_with_the_benchmarks_that_it_hit(build_result: Build) -> None:
     assert "busy" not in drawn(build_result())
     text = drawn(build_result(disturbed_runs={"fused": 2, "unsplit float32": 1}))
     assert "busy: others used the machine during 3 of 30 runs (fused 2, unsplit float32 1)" in text
@@ -138,6 +138,24 @@ def test_the_ladder_is_the_stored_one(build_result: Build, golden: Golden) -> No
     golden("ladder.txt", drawn(told(build_result)))
     golden("ladder-one-round.txt", drawn(build_result(0.01, rounds=1)))
     golden("ladder.json", plain_json(ladder(told(build_result)).as_json()))
+
+
+def test_a_ladder_of_answers_is_the_stored_one(build_result: Build, golden: Golden) -> None:
+    result = build_result()
+    latency = {"median": 0.0213, "low": 0.0201, "high": 0.0222}
+    made = {
+        "new_tokens": 32, "ttft_s": {"median": 0.25, "low": 0.2, "high": 0.3}, "tpot_s": latency,
+        "tpot_p95_s": 0.031, "tokens_per_s": 46.9, "tokens": [1, 2, 3],
+    }  # fmt: skip
+    for row in result["stages"]:
+        row["generated"] = {
+            **made, "vs_unsplit": 1.3, "vs_unsplit_interval": {"low": 1.2, "high": 1.4},
+            "phases_s": row["phases_s"], "rpc_count_per_token": 32, "bytes_sent_per_token": 70_800,
+            "bytes_received_per_token": 73_300,
+        }  # fmt: skip
+    for unsplit in result["unsplit"].values():
+        unsplit["generated"] = {**made, "tokens": [1, 2, 4]}
+    golden("ladder-answers.txt", drawn(result))
 
 
 def test_the_ladder_of_an_ascii_page_is_the_stored_one(build_result: Build, golden: Golden) -> None:

@@ -31,7 +31,7 @@ def test_the_table_of_shares_has_a_row_for_each_label() -> None:
     table = shares.table()
     assert table.caption == "where"
     assert table.columns == [Column("stage"), Column("a", figures=True), Column("b", figures=True)]
-    assert table.rows == [Row(["x", "50.0%", "50.0%"]), Row(["y", MISSING, MISSING])]
+    assert table.rows == [Row("x", "50.0%", "50.0%"), Row("y", MISSING, MISSING)]
 
 
 def test_columns_hold_figures_but_for_the_first_and_those_that_are_named() -> None:

@@ -16,7 +16,7 @@ def page(*blocks: Block) -> str:
 
 
 def test_each_block_has_its_element() -> None:
-    table = Table(columns("name", "count"), [Row(("a", "1"), "bad")], "caption")
+    table = Table(columns("name", "count"), [Row("a", "1", tone="bad")], "caption")
     found = page(Heading("title"), Listing("x"), Note("said", "first"), Note("more"), table)
     for element in (
         "<h3>title</h3>",
@@ -37,7 +37,7 @@ def test_shares_are_their_percentages() -> None:
 
 
 def test_nothing_becomes_markup_or_breaks_a_file() -> None:
-    found = page(Table(columns(HOSTILE), [Row((HOSTILE,))], HOSTILE), Note(HOSTILE, HOSTILE))
+    found = page(Table(columns(HOSTILE), [Row(HOSTILE)], HOSTILE), Note(HOSTILE, HOSTILE))
     assert "<script" not in found
     assert "&lt;script&gt;&amp;\ufffd\ufffd" in found
     found.encode("utf-8")

@@ -21,7 +21,7 @@ from perfsuite.render.markdown import escaped, markdown
 
 
 def test_each_block_has_its_form() -> None:
-    rows = [Row(("a|b", "1"), "good"), Row(("c", "2"), "dim")]
+    rows = [Row("a|b", "1", tone="good"), Row("c", "2", tone="dim")]
     blocks: list[Block] = [
         Heading("what *it* is"),
         Heading("a part", 2),

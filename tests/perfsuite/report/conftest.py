@@ -51,13 +51,13 @@ def make_page(tmp_path: Path, build_result: Build) -> MakePage:
 
 
 def _diagnosis(name: str | None) -> dict[str, Any]:
-    roads = {"zmq-tcp": (150e-6, 4e8), "zmq-ipc": (120e-6, 5e8), "shared-memory": (12e-6, 6e9)}
+    routes = {"zmq-tcp": (150e-6, 4e8), "zmq-ipc": (120e-6, 5e8), "shared-memory": (12e-6, 6e9)}
     sizes = [10.0**power for power in range(3, 9)]
     return {
         "command": name or "perfsuite diagnose --json F",
         "machine": {"cpu": name or "Abacus 9"},
         "transport": {
-            (name or "") + road: {
+            (name or "") + route: {
                 how: {
                     "sent": {
                         "bytes": sizes,
@@ -66,7 +66,7 @@ def _diagnosis(name: str | None) -> dict[str, Any]:
                 }
                 for how, slower in (("back_to_back", 1), ("between_sweeps", 3))
             }
-            for road, (first, rate) in roads.items()
+            for route, (first, rate) in routes.items()
         },
         "prediction": [
             {

@@ -50,6 +50,19 @@ def edit_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
     return edit
 
 
+def edit_header(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        file = directory / "model.safetensors"
+        content = file.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:end])
+        change(header)
+        written = json.dumps(header).encode()
+        file.write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
+
+    return edit
+
+
 def cut(name: str, size: int) -> Callable[[Path], None]:
     def edit(directory: Path) -> None:
         os.truncate(directory / name, size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -119,6 +121,62 @@ def test_a_full_disk_leaves_no_half_written_digest(
     assert list((tmp_path / "digests").iterdir()) == []
 
 
+def fill(folder: Path) -> None:
+    (folder / "whole").write_bytes(bytes(3_000_000))
+    (folder / "small").write_text("content")
+
+
+@pytest.mark.parametrize("name", ["whole", "small", "checksums.json"])
+@pytest.mark.parametrize("change", ["removed", "cut", "changed", "changed, with its time"])
+def test_what_is_no_longer_as_it_was_made_is_not_loaded(
+    name: str, change: str, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path / "cache")
+    file = cache.obtain("thing", fill) / name
+    assert cache.obtain("thing", never) == cache.obtain("thing", never)
+    then = file.stat()
+    if change == "removed":
+        file.unlink()
+    elif change == "cut":
+        os.truncate(file, 5)
+    else:
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+    if "time" in change:
+        os.utime(file, ns=(then.st_atime_ns, then.st_mtime_ns))
+    if (name, change) == ("checksums.json", "removed"):
+        cache.obtain("thing", never)  # as earlier versions made it
+        return
+    with pytest.raises(CheckpointError, match=rf"{name} is missing or damaged.*remove .*/thing"):
+        cache.obtain("thing", never)
+
+
+def test_a_model_whose_weights_were_cleaned_away_is_said_to_be_made_again(tmp_path: Path) -> None:
+    made = load_checkpoint("tiny", cache_dir=tmp_path).directory
+    (made / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors is missing.*remove {made}"):
+        load_checkpoint("tiny", cache_dir=tmp_path)
+    shutil.rmtree(made)
+    load_checkpoint("tiny", cache_dir=tmp_path)
+
+
+FULL = """
+import sys, resource, runtime
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    runtime.load_checkpoint(sys.argv[1], cache_dir=Path(sys.argv[2]))
+except runtime.SplitError as error:
+    print(error)
+"""
+
+
+def test_files_that_may_not_become_so_large_are_an_error_by_name(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", FULL, "tiny", str(tmp_path)]
+    shown = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"cannot write .*model\.safetensors: .*File too large", shown)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-v1.lock"]
+
+
 def test_a_killed_build_leaves_nothing_that_counts(builder: list[str], tmp_path: Path) -> None:
     assert subprocess.run([*builder, "kill"], check=False).returncode == -9
     cache = Cache(tmp_path / "cache")
@@ -126,7 +184,7 @@ def test_a_killed_build_leaves_nothing_that_counts(builder: list[str], tmp_path:
     assert "thing" not in cache
 
     folder = cache.obtain("thing", lambda folder: (folder / "whole").touch())
-    assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checksums.json", "whole"]
     assert not (cache.root / "thing.partial").exists()
 
 

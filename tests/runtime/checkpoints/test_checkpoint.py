@@ -19,6 +19,7 @@ from tests.runtime.checkpoints.saved import (
     NORM,
     cut,
     edit_config,
+    edit_header,
     edit_tensors,
     remove,
     save,
@@ -61,13 +62,17 @@ def test_reads_what_transformers_saves(fields: dict[str, Any], tmp_path: Path) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_tensors_keep_their_dtype_and_are_mapped_once(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_tensors_keep_their_dtype_and_are_the_callers_own(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**FIELDS)).to(dtype).save_pretrained(tmp_path / "model")
+    model = LlamaForCausalLM(LlamaConfig(**FIELDS)).to(dtype)
+    model.save_pretrained(tmp_path / "model")
     checkpoint = load_checkpoint(tmp_path / "model")
-    first, second = (checkpoint.tensor("model.norm.weight") for _ in range(2))
+    first, second = (checkpoint.tensor("lm_head.weight") for _ in range(2))
     assert first.dtype == dtype
-    assert first.data_ptr() == second.data_ptr()
+    first.zero_()
+    assert torch.equal(second, model.state_dict()["lm_head.weight"])
 
 
 def test_a_tied_head_stored_twice(tmp_path: Path) -> None:
@@ -117,6 +122,42 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         edit_tensors(lambda t: t.update({NORM: torch.ones(64, dtype=torch.float64)})),
         rf"'{NORM}' .* dtype F64; supported are F32, BF16, F16",
     ),
+    "header huge": (
+        lambda d: (d / FILE).write_bytes(b"\xff" * 7 + b"\0" + b"{}"),
+        rf"{FILE} is damaged.*header",
+    ),
+    "header no UTF-8": (
+        lambda d: (d / FILE).write_bytes((4).to_bytes(8, "little") + b'{"\xff'),
+        rf"{FILE} is damaged",
+    ),
+    "header deep": (
+        lambda d: (d / FILE).write_bytes((10**5).to_bytes(8, "little") + b"[" * 10**5),
+        rf"{FILE} is damaged",
+    ),
+    "hole": (
+        edit_header(lambda h: h[NORM].update(data_offsets=[h[NORM]["data_offsets"][0] + 4] * 2)),
+        rf"{FILE} is damaged.*overlap, or leave holes",
+    ),
+    "overlap": (
+        edit_header(lambda h: h[NORM].update(data_offsets=[0, 256])),
+        rf"{FILE} is damaged.*overlap, or leave holes",
+    ),
+    "backwards": (
+        edit_header(lambda h: h[NORM].update(data_offsets=h[NORM]["data_offsets"][::-1])),
+        rf"{FILE} is damaged",
+    ),
+    "bytes of another dtype": (
+        edit_header(lambda h: h[NORM].update(dtype="F16")),
+        rf"{FILE} is damaged: '{NORM}' has 256 bytes",
+    ),
+    "offsets without bounds": (
+        edit_header(lambda h: h[NORM].update(data_offsets=[2**70, 2**71])),
+        rf"{FILE} is damaged",
+    ),
+    "bytes behind": (
+        lambda d: (d / FILE).write_bytes((d / FILE).read_bytes() + b"\0"),
+        rf"{FILE} is damaged.* are declared",
+    ),
     "more layers": (edit_config(num_hidden_layers=3), "lacks tensors 'model.layers.2"),
 }
 
@@ -132,3 +173,18 @@ def test_damage_is_named(name: str, model_directory: Path) -> None:
 def test_an_unknown_tensor_name(model_directory: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no tensor 'model\.layers\.2"):
         load_checkpoint(model_directory).tensor("model.layers.2.mlp.up_proj.weight")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", FILE, "model.safetensors.index.json", "tokenizer.json"]
+)
+def test_a_link_to_what_was_cleaned_away_is_told(name: str, model_directory: Path) -> None:
+    """A cache of downloads has links to the files themselves."""
+    (model_directory / name).unlink(missing_ok=True)
+    if name.endswith("index.json"):
+        (model_directory / FILE).unlink()
+    (model_directory / name).symlink_to("../../blobs/0123")
+    with pytest.raises(
+        CheckpointError, match=rf"{name} is a link to \.\./\.\./blobs/0123, which is missing"
+    ):
+        load_checkpoint(model_directory).tokenizer()

@@ -10,7 +10,8 @@ import pytest
 
 from runtime.checkpoints import load_checkpoint
 from runtime.checkpoints.cache import Cache
-from runtime.checkpoints.digest import canonical_json, file_digest, remembered, stamps
+from runtime.checkpoints.digest import canonical_json, remembered
+from runtime.checkpoints.files import SteadyFile
 from tests.runtime.checkpoints.saved import NORM, edit_config, edit_tensors, save
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -70,9 +71,10 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
 
 def test_what_was_computed_is_remembered_by_what_it_is_and_of_which_files(tmp_path: Path) -> None:
     cache, asked = Cache(tmp_path / "own"), list[str]()
-    files = [tmp_path / name for name in "ab"]
-    for file in files:
-        file.write_text(file.name)
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_text(path.name)
+    files = [SteadyFile(path) for path in paths]
 
     def compute() -> str:
         asked.append("asked")
@@ -82,7 +84,8 @@ def test_what_was_computed_is_remembered_by_what_it_is_and_of_which_files(tmp_pa
     assert remembered(cache, "one", files, compute) == "digest 1"
     assert remembered(cache, "another", files, compute) == "digest 2"
     assert remembered(cache, "one", files[:1], compute) == "digest 3"
-    files[0].write_text("changed")
+    paths[0].write_text("changed")
+    files = [SteadyFile(path) for path in paths]
     assert remembered(cache, "one", files, compute) == "digest 4"
 
 
@@ -91,7 +94,7 @@ def test_a_stamp_samples_files_of_any_size(tmp_path: Path) -> None:
     seen = set()
     for size in (0, 1, 63, 100_000):
         file.write_bytes(bytes(size))
-        ((path, *_, sampled),) = stamps([file])
+        path, *_, sampled = SteadyFile(file).stamp()
         assert path == str(file)
         seen.add(sampled)
     assert len(seen) == 4
@@ -101,5 +104,5 @@ def test_digests_are_those_of_the_standard(tmp_path: Path) -> None:
     """FIPS 180-4's example; and one spelling of a value, whatever the order of its keys."""
     (tmp_path / "file").write_bytes(b"abc")
     wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_digest(tmp_path / "file") == wanted
+    assert SteadyFile(tmp_path / "file").sha256() == wanted
     assert canonical_json({"b": [1, 2.5], "a": None}) == b'{"a":null,"b":[1,2.5]}'

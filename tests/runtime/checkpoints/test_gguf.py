@@ -14,11 +14,14 @@ import torch
 from gguf import GGUFWriter
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from runtime.checkpoints import load_checkpoint
+from runtime.checkpoints import Checkpoint, load_checkpoint
+from runtime.checkpoints.files import SteadyFile
+from runtime.checkpoints.gguf import convert
 from runtime.errors import CheckpointError
 from runtime.rope import RotaryEmbedding
 
 Array = npt.NDArray[np.float32]
+Value = int | float | str | bool | list[str] | list[int]
 
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 64, 96, 4, 2, 16, 64
 
@@ -83,7 +86,7 @@ def tensors_of(
 def write_gguf(
     file: Path,
     tensors: dict[str, Array],
-    metadata: Mapping[str, int | float | str | bool | list[str]],
+    metadata: Mapping[str, Value],
     architecture: str = "llama",
 ) -> None:
     writer = GGUFWriter(file, architecture)
@@ -109,6 +112,14 @@ def own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if "real" not in request.node.name:
         cache: Path = request.getfixturevalue("tmp_path") / "cache"
         monkeypatch.setenv("SPLIT_LLAMA_CACHE", str(cache))
+
+
+def converted(file: Path) -> Checkpoint:
+    """As ``load_checkpoint`` does it in another process."""
+    directory = file.with_suffix(".converted")
+    directory.mkdir()
+    convert(SteadyFile(file), directory)
+    return load_checkpoint(directory)
 
 
 def test_a_small_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +148,7 @@ def test_a_tokenizer_that_cannot_be_rebuilt_leaves_the_weights_usable(tmp_path: 
         "tokenizer.ggml.tokens": ["a"] * VOCAB,
     }
     write_gguf(file, tensors_of(model), {**METADATA, **words})
-    checkpoint = load_checkpoint(file)
+    checkpoint = converted(file)
     for name in checkpoint.expected_shapes():
         assert torch.equal(checkpoint.tensor(name), model.state_dict()[name])
     with pytest.raises(CheckpointError, match=r"tokenizer could not be rebuilt.*give token ids"):
@@ -152,7 +163,7 @@ def test_tied_embeddings_and_linear_scaling(tmp_path: Path) -> None:
         "llama.rope.scaling.factor": 4.0,
     }
     write_gguf(tmp_path / "tied.gguf", tensors, {**METADATA, **scaling})
-    checkpoint = load_checkpoint(tmp_path / "tied.gguf")
+    checkpoint = converted(tmp_path / "tied.gguf")
     assert checkpoint.config.tie_word_embeddings
     assert checkpoint.config.rope["rope_type"] == "linear"
     assert checkpoint.config.rope["factor"] == 4.0
@@ -162,7 +173,7 @@ def test_a_scaling_factor_alone_means_linear(tmp_path: Path) -> None:
     """As llama.cpp reads it."""
     metadata = {**METADATA, "llama.rope.scaling.factor": 4.0}
     write_gguf(tmp_path / "scaled.gguf", tensors_of(model_of()), metadata)
-    rope = load_checkpoint(tmp_path / "scaled.gguf").config.rope
+    rope = converted(tmp_path / "scaled.gguf").config.rope
     assert (rope["rope_type"], rope["factor"]) == ("linear", 4.0)
 
 
@@ -170,7 +181,7 @@ def test_a_scaling_factor_alone_means_linear(tmp_path: Path) -> None:
 def test_a_scaling_factor_that_scales_nothing_is_none(factor: float, tmp_path: Path) -> None:
     metadata = {**METADATA, "llama.rope.scaling.factor": factor}
     write_gguf(tmp_path / "plain.gguf", tensors_of(model_of()), metadata)
-    assert load_checkpoint(tmp_path / "plain.gguf").config.rope["rope_type"] == "default"
+    assert converted(tmp_path / "plain.gguf").config.rope["rope_type"] == "default"
 
 
 def test_without_a_number_of_key_value_heads_there_are_as_many_as_query_heads(
@@ -181,7 +192,7 @@ def test_without_a_number_of_key_value_heads_there_are_as_many_as_query_heads(
     metadata = {key: value for key, value in METADATA.items() if not key.endswith("head_count_kv")}
     names = {**NAMES, "blk.0.attn_k": (NAMES["blk.0.attn_k"][0], HEADS)}
     write_gguf(tmp_path / "heads.gguf", tensors_of(model, names), metadata)
-    checkpoint = load_checkpoint(tmp_path / "heads.gguf")
+    checkpoint = converted(tmp_path / "heads.gguf")
     assert checkpoint.config.num_kv_heads == HEADS
     for name in checkpoint.expected_shapes():
         assert torch.equal(checkpoint.tensor(name), model.state_dict()[name])
@@ -189,14 +200,23 @@ def test_without_a_number_of_key_value_heads_there_are_as_many_as_query_heads(
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"llama.expert_count": 0, "llama.expert_used_count": 0}, {"llama.attention.causal": True}],
+    [
+        {"llama.expert_count": 0, "llama.expert_used_count": 0},
+        {"llama.attention.causal": True},
+        {"general.name": "mistral"},
+        {"llama.attention.head_count": [HEADS], "llama.attention.head_count_kv": [KV_HEADS]},
+        {"llama.feed_forward_length": [INNER, INNER]},
+    ],
     ids=str,
 )
 def test_what_says_only_that_it_is_a_plain_llama_is_taken(
-    metadata: dict[str, int | float | str | bool], tmp_path: Path
+    metadata: dict[str, int | float | str | bool | list[str] | list[int]], tmp_path: Path
 ) -> None:
-    write_gguf(tmp_path / "plain.gguf", tensors_of(model_of()), {**METADATA, **metadata})
-    assert load_checkpoint(tmp_path / "plain.gguf").config.num_layers == 1
+    model = model_of()
+    write_gguf(tmp_path / "plain.gguf", tensors_of(model), {**METADATA, **metadata})
+    checkpoint = converted(tmp_path / "plain.gguf")
+    for name in checkpoint.expected_shapes():
+        assert torch.equal(checkpoint.tensor(name), model.state_dict()[name])
 
 
 @pytest.mark.parametrize("scaling", [1.0, 4.0])
@@ -210,7 +230,7 @@ def test_frequencies_stored_as_a_tensor(scaling: float, tmp_path: Path) -> None:
     }
     metadata = {**METADATA, **linear} if scaling > 1 else METADATA
     write_gguf(tmp_path / "scaled.gguf", tensors, metadata)
-    config = load_checkpoint(tmp_path / "scaled.gguf").config
+    config = converted(tmp_path / "scaled.gguf").config
     cos, sin = RotaryEmbedding(config).tables(128)
     frequencies = 5000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM) / factors / scaling
     angles = torch.from_numpy(np.outer(np.arange(128), frequencies))
@@ -228,12 +248,29 @@ def test_frequencies_stored_as_a_tensor(scaling: float, tmp_path: Path) -> None:
         ({}, ("blk.0.attn_q.bias",), "'blk.0.attn_q.bias'"),
         ({}, ("blk.0.ffn_gate_exps.weight",), "'blk.0.ffn_gate_exps.weight'"),
         ({"llama.block_count": 2}, (), "lacks the tensors of"),
-        ({"llama.embedding_length": 32}, (), "damaged or cannot be converted"),
+        (
+            {"llama.embedding_length": 32},
+            (),
+            r"tensor 'token_embd.weight' has shape \(64, 64\); its fields imply \(64, 32\)",
+        ),
+        ({"llama.feed_forward_length": 95}, (), r"'blk\.0\.ffn_gate\.weight' has shape"),
+        ({"llama.vocab_size": 63}, (), "'token_embd.weight' has shape"),
+        ({"llama.rope.dimension_count": 8}, (), r"'blk\.0\.attn_q\.weight' has shape"),
+        (
+            {"llama.attention.key_length": 16, "llama.rope.dimension_count": 8},
+            (),
+            "the head's size, 16",
+        ),
+        ({"llama.attention.value_length": 8}, (), "the head's size, 16"),
+        ({"llama.attention.head_count_kv": [2, 1]}, (), "differs between layers"),
+        ({"llama.block_count": 2**31}, (), "'num_hidden_layers' is 2147483648"),
+        ({"llama.attention.head_count": 0}, (), "'num_attention_heads' is 0"),
+        ({"llama.\x1b[2J": 1}, (), "field 'llama.\N{REPLACEMENT CHARACTER}"),
     ],
     ids=str,
 )
 def test_what_is_not_a_plain_llama_is_named(
-    metadata: dict[str, int | float | str],
+    metadata: dict[str, int | float | str | list[int]],
     tensors: tuple[str, ...],
     message: str,
     tmp_path: Path,
@@ -242,13 +279,13 @@ def test_what_is_not_a_plain_llama_is_named(
     file = tmp_path / "odd.gguf"
     write_gguf(file, {**tensors_of(model_of()), **extra}, {**METADATA, **metadata})
     with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(file)
+        converted(file)
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:
     write_gguf(tmp_path / "other.gguf", {}, {}, architecture="qwen2")
     with pytest.raises(CheckpointError, match=r"general\.architecture is 'qwen2'"):
-        load_checkpoint(tmp_path / "other.gguf")
+        converted(tmp_path / "other.gguf")
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, 600, 20_000])
@@ -257,7 +294,7 @@ def test_a_truncated_file_is_named(size: int, tmp_path: Path) -> None:
     write_gguf(file, tensors_of(model_of()), METADATA)
     os.truncate(file, size)
     with pytest.raises(CheckpointError, match=r"short\.gguf is damaged"):
-        load_checkpoint(file)
+        converted(file)
 
 
 @pytest.mark.timeout(300)  # the first time, it converts
@@ -276,6 +313,44 @@ def test_the_real_model() -> None:
     with torch.no_grad():
         token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
     assert tokenizer.decode([token]) == " Paris"
+
+
+BYTES = [
+    chr(byte) if chr(byte).isprintable() and byte != 32 else chr(256 + byte) for byte in range(256)
+]
+VOCABULARY: dict[str, Value] = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": [*sorted(set(BYTES)), "12", "\u0120", "\u01201"],
+    "tokenizer.ggml.merges": ["1 2", "\u0120 1"],
+    "tokenizer.ggml.bos_token_id": 5,
+    "tokenizer.ggml.eos_token_id": 6,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "alone"),
+    [
+        ("starcoder", True),
+        ("refact", True),
+        ("command-r", True),
+        ("codeshell", True),
+        ("exaone", True),
+        ("minerva-7b", True),
+        ("deepseek-coder", True),
+        ("smollm", True),
+        ("gpt-2", False),
+    ],
+)
+def test_digits_stand_alone_where_llama_cpp_splits_them(
+    kind: str, alone: bool, tmp_path: Path
+) -> None:
+    model, tokens = model_of(), VOCABULARY["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, list)
+    metadata = {**METADATA, **VOCABULARY, "tokenizer.ggml.pre": kind}
+    write_gguf(tmp_path / "words.gguf", tensors_of(model), metadata)
+    tokenizer = converted(tmp_path / "words.gguf").tokenizer()
+    pieces = [tokens[token] for token in tokenizer.encode("a12")]
+    assert pieces == (["a", "1", "2"] if alone else ["a", "12"])
 
 
 def test_digits_stand_alone_in_the_real_vocabulary() -> None:

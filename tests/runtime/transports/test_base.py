@@ -1,4 +1,4 @@
-"""What every transport does alike: both ends of each road, in one process."""
+"""What every transport does alike: both ends of each route, in one process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from runtime.transports.base import (
 from runtime.transports.registry import TRANSPORTS, serve
 
 AT_ONCE_S = 2.0
-ROADS = [(transport, scheme) for transport in TRANSPORTS.values() for scheme in transport.routes]
+ROUTES = [(transport, scheme) for transport in TRANSPORTS.values() for scheme in transport.routes]
 ARENA_BYTES = 1 << 20
 EACH = settings(
     max_examples=20,
@@ -44,7 +44,7 @@ specs = st.builds(
 
 
 @dataclass
-class Road:
+class Route:
     """Both ends of a way between two processes."""
 
     transport: Transport
@@ -62,8 +62,8 @@ class Road:
         assert bytes(self.client.receive()) == b"its answer"
 
 
-@pytest.fixture(params=ROADS, ids=lambda road: road[1])
-def road(request: pytest.FixtureRequest) -> Iterator[Road]:
+@pytest.fixture(params=ROUTES, ids=lambda route: route[1])
+def route(request: pytest.FixtureRequest) -> Iterator[Route]:
     """As a worker and the process that started it find each other."""
     transport, scheme = request.param
     with transport.meet(scheme) as meeting:
@@ -74,7 +74,7 @@ def road(request: pytest.FixtureRequest) -> Iterator[Road]:
         client = meeting.connect()
         client.set_timeout(AT_ONCE_S)
         with closing(server), closing(client):
-            yield Road(transport, client, server)
+            yield Route(transport, client, server)
 
 
 def values_of(spec: TensorSpec) -> torch.Tensor:
@@ -88,92 +88,92 @@ def decoded(payload: Payload) -> Payload:
 
 
 @pytest.mark.parametrize("messages", [[b"a"], [b"\x00" * 60_000, b"b", b"c" * 7]], ids=len)
-def test_messages_arrive_whole_and_in_turn(road: Road, messages: Sequence[bytes]) -> None:
+def test_messages_arrive_whole_and_in_turn(route: Route, messages: Sequence[bytes]) -> None:
     for message in messages:
-        road.client.send(message)
-        assert bytes(road.server.receive()) == message
-        road.server.send(message[::-1])
-        assert bytes(road.client.receive()) == message[::-1]
+        route.client.send(message)
+        assert bytes(route.server.receive()) == message
+        route.server.send(message[::-1])
+        assert bytes(route.client.receive()) == message[::-1]
 
 
 @given(spec=specs)
 @EACH
-def test_a_tensor_arrives_as_it_was(road: Road, spec: TensorSpec) -> None:
-    road.prepare()
+def test_a_tensor_arrives_as_it_was(route: Route, spec: TensorSpec) -> None:
+    route.prepare()
     values = values_of(spec)
-    sent = road.client.empty(spec).copy_(values)
+    sent = route.client.empty(spec).copy_(values)
     assert sent.is_contiguous()
-    copies = road.client.payload_copies
-    payload = road.client.pack(sent)
-    arrived = road.server.unpack("x", spec, decoded(payload))
+    copies = route.client.payload_copies
+    payload = route.client.pack(sent)
+    arrived = route.server.unpack("x", spec, decoded(payload))
     assert TensorSpec.of(arrived) == spec
     assert torch.equal(arrived, values)
     assert torch.equal(sent, values)
-    shares = road.transport.shares_memory
-    assert road.client.payload_copies - copies == (0 if shares else 1)
+    shares = route.transport.shares_memory
+    assert route.client.payload_copies - copies == (0 if shares else 1)
 
 
 @given(first=specs, second=specs)
 @EACH
 def test_results_come_to_where_the_client_looks_for_them(
-    road: Road, first: TensorSpec, second: TensorSpec
+    route: Route, first: TensorSpec, second: TensorSpec
 ) -> None:
-    road.prepare()
+    route.prepare()
     wanted = [first, second]
-    places = road.client.reserve(wanted)
-    assert len(places) == (2 if road.transport.shares_memory else 0)
+    places = route.client.reserve(wanted)
+    assert len(places) == (2 if route.transport.shares_memory else 0)
     named = [decoded(payload) for _, payload in places]
     results = [
-        road.server.destination(index, spec, named).copy_(values_of(spec))
+        route.server.destination(index, spec, named).copy_(values_of(spec))
         for index, spec in enumerate(wanted)
     ]
     found = [tensor for tensor, _ in places] or [
-        road.client.unpack("x", spec, decoded(road.server.pack(result)))
+        route.client.unpack("x", spec, decoded(route.server.pack(result)))
         for spec, result in zip(wanted, results, strict=True)
     ]
     for spec, result in zip(wanted, found, strict=True):
         assert torch.equal(result, values_of(spec))
 
 
-def test_a_payload_of_another_kind_of_road_is_refused_by_name(road: Road) -> None:
-    road.prepare()
+def test_a_payload_of_another_kind_of_route_is_refused_by_name(route: Route) -> None:
+    route.prepare()
     spec = TensorSpec(torch.float32, (4,))
-    foreign: Payload = bytes(16) if road.transport.shares_memory else 0
+    foreign: Payload = bytes(16) if route.transport.shares_memory else 0
     with pytest.raises(ProtocolError) as caught:
-        road.server.unpack("inputs[3].payload", spec, foreign)
+        route.server.unpack("inputs[3].payload", spec, foreign)
     assert caught.value.field == "inputs[3].payload"
 
 
-def test_the_client_waits_as_long_as_it_was_told(road: Road) -> None:
-    road.client.send(b"never answered")
-    road.client.set_timeout(0.1)
+def test_the_client_waits_as_long_as_it_was_told(route: Route) -> None:
+    route.client.send(b"never answered")
+    route.client.set_timeout(0.1)
     started = time.monotonic()
     with pytest.raises(ReceiveTimeout):
-        road.client.receive()
+        route.client.receive()
     assert 0.09 < time.monotonic() - started < AT_ONCE_S
 
 
-def test_the_server_never_waits_for_long_without_a_look_at_signals(road: Road) -> None:
+def test_the_server_never_waits_for_long_without_a_look_at_signals(route: Route) -> None:
     started = time.monotonic()
     with pytest.raises(ReceiveTimeout):
-        road.server.receive()
+        route.server.receive()
     assert time.monotonic() - started < LISTEN_S + AT_ONCE_S
 
 
-def test_the_end_of_the_server_is_told_and_stays(road: Road) -> None:
-    road.prepare()
-    road.client.send(b"a last message")
-    road.server.close()
+def test_the_end_of_the_server_is_told_and_stays(route: Route) -> None:
+    route.prepare()
+    route.client.send(b"a last message")
+    route.server.close()
     for _ in range(2):
         with pytest.raises(PeerGone):
-            road.client.receive()
+            route.client.receive()
     with pytest.raises(PeerGone):
-        road.client.send(b"to nobody")
+        route.client.send(b"to nobody")
 
 
-def test_closing_twice_is_closing_once(road: Road) -> None:
-    road.prepare()
-    for channel in (road.client, road.server):
+def test_closing_twice_is_closing_once(route: Route) -> None:
+    route.prepare()
+    for channel in (route.client, route.server):
         channel.close()
         channel.close()
 

@@ -57,7 +57,7 @@ def test_the_json_is_as_specified(diagnosis: Run) -> None:
 
 
 @pytest.mark.slow
-def test_every_road_was_swept_from_kilobytes_to_the_largest(diagnosis: Run) -> None:
+def test_every_route_was_swept_from_kilobytes_to_the_largest(diagnosis: Run) -> None:
     transport = diagnosis.result["transport"]
     assert list(transport) == ["zmq-ipc", "zmq-tcp", "shared-memory"]
     for found in transport.values():

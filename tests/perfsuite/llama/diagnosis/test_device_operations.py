@@ -7,7 +7,7 @@ import torch
 
 from perfsuite.llama.diagnosis.device_operations import DeviceOperations
 from perfsuite.llama.diagnosis.trusted_operations import TrustedOperations
-from perfsuite.llama.workload import operations
+from perfsuite.llama.recording import operations
 from runtime import STAGES
 from tests.runtime.models import small_config
 

@@ -1,4 +1,4 @@
-"""The whole chain on the smallest model: calibrate, predict, measure, and find out what moved."""
+"""The whole chain on the smallest model: run microbenchmarks, predict, measure, and find out what moved."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from statistics import median
 import pytest
 
 from perfsuite.llama.cost_model import predict
-from perfsuite.llama.diagnosis.calibrating import Findings
-from perfsuite.llama.diagnosis.measuring import Timed, calibrate
+from perfsuite.llama.diagnosis.measuring import run_microbenchmarks
+from perfsuite.llama.diagnosis.microbenchmarks import Findings
 from perfsuite.llama.diagnosis.report import judgement
 from perfsuite.llama.diagnosis.sections import prediction_row, stage_section
 from perfsuite.llama.results import PHASES
+from perfsuite.llama.rows import Forward
 from runtime import STAGES, SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint, ModelConfig
 from tests.runtime.models import random_ids, write_model
@@ -44,19 +45,19 @@ def findings(tiny: Checkpoint) -> Findings:
     """Constants of this machine, found without any model and without any forward pass."""
 
     def forbidden(*arguments: object, **options: object) -> None:
-        raise AssertionError("a calibration must not run a model")
+        raise AssertionError("a microbenchmark must not run a model")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SplitLlama, "launch", forbidden)
         patch.setattr(SplitLlama, "forward", forbidden)
-        return calibrate(
+        return run_microbenchmarks(
             tiny.config, list(STAGES.values()), TOKENS, threads=THREADS, rounds=2, rows=ROWS
         )
 
 
 def forwards(
     checkpoint: Checkpoint, stage: str, tokens: int, slowdown: dict[str, float] | None = None
-) -> list[Timed]:
+) -> list[Forward]:
     prompt = random_ids(checkpoint.config, 1, tokens)
     with SplitLlama.launch(checkpoint, stage, threads=THREADS, slowdown=slowdown) as llama:
         for _ in range(2):
@@ -64,7 +65,7 @@ def forwards(
         found = []
         for _ in range(5):
             llama.forward(prompt)
-            found.append(Timed(llama.last_trace.total_s, llama.last_trace))
+            found.append(Forward(llama.last_trace.total_s, trace=llama.last_trace))
     return found
 
 
@@ -95,8 +96,8 @@ def test_a_constant_is_positive_and_a_larger_message_takes_longer(findings: Find
     constants = findings.constants
     assert constants.bandwidth > 1e8
     assert all(rate.per_second > 0 for rates in constants.rates.values() for rate in rates)
-    for road in ("zmq-tcp", "zmq-ipc"):
-        transport = constants.roads[road].sent["transport"]
+    for route in ("zmq-tcp", "zmq-ipc"):
+        transport = constants.routes[route].sent["transport"]
         assert transport.at(1 << 20) > transport.at(1024) > 0
     assert findings.first_touch_s > 0
 

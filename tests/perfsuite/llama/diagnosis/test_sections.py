@@ -4,11 +4,11 @@ import pytest
 from msgspec.structs import replace
 
 from perfsuite.llama import cost_model
-from perfsuite.llama.diagnosis.measuring import Timed
 from perfsuite.llama.diagnosis.result import Prediction, Stage
 from perfsuite.llama.diagnosis.sections import prediction_row, ranking_right, stage_section, ties
 from perfsuite.llama.residuals import CONSTANT_OF
 from perfsuite.llama.results import PHASES
+from perfsuite.llama.rows import Forward
 from perfsuite.schema import Interval
 from runtime import STAGES
 from runtime.trace import RpcRecord, Trace
@@ -22,14 +22,14 @@ def rpc(operation: str, layer: int | None, unit_s: float) -> RpcRecord:
     )  # fmt: skip
 
 
-def forward(unit_s: float) -> Timed:
+def forward(unit_s: float) -> Forward:
     """Three calls of 8 units each, 6 units of trusted work, and one unit that no phase has."""
     calls = [
         rpc("embedding", None, unit_s),
         rpc("fused_layer", 0, unit_s),
         rpc("fused_layer", 1, unit_s),
     ]
-    return Timed(31 * unit_s, Trace(tuple(calls), 30 * unit_s))
+    return Forward(31 * unit_s, trace=Trace(tuple(calls), 30 * unit_s))
 
 
 def test_a_stage_is_broken_down_by_phase_operation_and_layer() -> None:
@@ -52,13 +52,13 @@ def test_a_stage_is_broken_down_by_phase_operation_and_layer() -> None:
     assert section.unexplained_share == pytest.approx(2 / 62)
 
 
-def skewed(seconds: float, device_s: float) -> Timed:
+def skewed(seconds: float, device_s: float) -> Forward:
     """A forward of one call; what the device does not take is the trusted side's."""
     call = RpcRecord(
         "ping", None, bytes_sent=0, bytes_received=0, payload_copies=0, serialize_s=0.0,
         transport_s=0.0, device_s=device_s, deserialize_s=0.0, total_s=device_s,
     )  # fmt: skip
-    return Timed(seconds, Trace((call,), seconds))
+    return Forward(seconds, trace=Trace((call,), seconds))
 
 
 @pytest.mark.parametrize("count", [3, 4])

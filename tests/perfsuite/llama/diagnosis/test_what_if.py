@@ -17,7 +17,7 @@ def test_every_assumption_is_read() -> None:
     texts = ["transport=zmq-tcp", "device=h200", "rpc=18", "dtype=bf16"]
     found = parse_what_if(texts)
     assert found.texts == tuple(texts)
-    assert (found.road, found.rpc_count, found.dtype) == ("zmq-tcp", 18, "bfloat16")
+    assert (found.route, found.rpc_count, found.dtype) == ("zmq-tcp", 18, "bfloat16")
     assert found.accelerator == load_accelerators()["h200"]
     assert {stage.dtype for stage in found.stages(list(STAGES.values()))} == {"bfloat16"}
 
@@ -27,7 +27,7 @@ def test_nothing_assumed_changes_nothing() -> None:
     stages = list(STAGES.values())
     assert found.stages(stages) == stages
     assumed = found.assumptions
-    assert (assumed.road, assumed.accelerator, assumed.rpc_count) == (None, None, None)
+    assert (assumed.route, assumed.accelerator, assumed.rpc_count) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_nonsense_is_refused_by_name(text: str, problem: str) -> None:
 
 @pytest.mark.parametrize("device", [[], ["device=h100"]])
 @pytest.mark.parametrize("dtype", [[], ["dtype=bf16"], ["dtype=float32"]])
-@pytest.mark.parametrize("road", [[], ["transport=zmq-tcp"], ["transport=shared-memory"]])
+@pytest.mark.parametrize("route", [[], ["transport=zmq-tcp"], ["transport=shared-memory"]])
 def test_what_a_projection_needs_is_measured(
-    device: list[str], dtype: list[str], road: list[str]
+    device: list[str], dtype: list[str], route: list[str]
 ) -> None:
     config, stages = small_config(), list(STAGES.values())
-    what_if = parse_what_if([*device, *dtype, *road])
+    what_if = parse_what_if([*device, *dtype, *route])
     measured = (*patterns(config, stages, 8), *what_if.patterns(config, stages, 8))
     known = {
         (rate_key(row), row.shape)
@@ -68,7 +68,7 @@ def test_what_a_projection_needs_is_measured(
         for row in burst.operations
     }
     for stage in what_if.stages(stages):
-        memory = memory_of(what_if.road or stage.transport)
+        memory = memory_of(what_if.route or stage.transport)
         for row in operations(config, stage, 8, memory):
             if row.side == "trusted" or not device:
                 assert (rate_key(row), row.shape) in known
