@@ -374,7 +374,7 @@ def test_an_option_that_is_none_is_refused_before_anything_is_computed(
     llama, _ = served
     before = llama.last_trace
     with pytest.raises(InputError) as caught:
-        (streamed if stream else answered)(llama, [1, 2, 3], **named)
+        (streamed if stream else answered)(llama, [1, 2, 3], **{"max_new_tokens": 4, **named})
     assert str(caught.value).startswith(words)
     assert llama.last_trace is before
     assert_nothing_kept(served)
