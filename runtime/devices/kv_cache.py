@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 
 import psutil
@@ -22,6 +23,9 @@ class KvCache:
     def of(cls, config: ModelConfig, dtype: torch.dtype, batch: int, capacity: int) -> KvCache:
         """Take host memory, of which pages become real when they are first written to.
 
+        It is mapped for this cache alone, and so given back with it: what an allocator keeps for its next user
+        may stay with the process for ever.
+
         Raises:
             ProtocolError: if the machine has not enough.
         """
@@ -30,7 +34,11 @@ class KvCache:
         if size > available:
             raise ProtocolError("cache", f"needs {size:,} bytes, {available:,} are available")
         shape = (config.num_layers, 2, batch, config.num_kv_heads, capacity, config.head_dim)
-        return cls(torch.empty(shape, dtype=dtype))
+        try:
+            memory = mmap.mmap(-1, size)
+        except OSError as error:
+            raise ProtocolError("cache", f"needs {size:,} bytes: {error.strerror}") from error
+        return cls(torch.frombuffer(memory, dtype=dtype).view(shape))
 
     def keys(self, layer: int) -> torch.Tensor:
         """(batch, KV heads, capacity, head size)."""
