@@ -97,6 +97,12 @@ def end_calls(
     return embedding, lm_head
 
 
+def next_logits_call(config: ModelConfig, stage: Stage, batch: int = 1) -> CallTraffic:
+    """Describe the one call that a further token is where the granularity is ``model``."""
+    size = stage.torch_dtype.itemsize
+    return CallTraffic("next_logits", batch * TOKEN_ID_BYTES, batch * config.vocab_size * size)
+
+
 def layer_traffic(
     config: ModelConfig, stage: Stage, tokens: int, batch: int = 1, keys: int | None = None
 ) -> Traffic:

@@ -24,6 +24,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 
 from perfsuite import statistics
 from perfsuite.errors import PerfsuiteError, UnsplitError
+from perfsuite.llama.cost_model import token_bytes
 from perfsuite.llama.decode_rows import Answer, answer_of
 from perfsuite.llama.measuring import interleave
 from perfsuite.llama.prompts import SHIPPED
@@ -99,15 +100,6 @@ def _gguf_name(name: str) -> str:
     return _NAMES[stem] + kind
 
 
-def weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
-    """Bytes that one token reads: every matrix once, of the embedding one row if it is not the head too."""
-    config = checkpoint.config
-    shapes = dict(tensor_shapes(config))
-    if not config.tie_word_embeddings:
-        del shapes["model.embed_tokens.weight"]
-    return sum(torch.Size(shape).numel() for shape in shapes.values()) * dtype.itemsize
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure both in alternation, and print medians and ratios."""
     parser = argparse.ArgumentParser(
@@ -136,7 +128,7 @@ def _compare(options: argparse.Namespace) -> int:
     ids = SHIPPED.tokenized(checkpoint.tokenizer(), options.tokens).ids
     room = options.tokens + options.generate
     read = torch.empty(
-        weight_bytes(checkpoint, dtype) // 4
+        token_bytes(checkpoint.config, dtype, 0) // 4
     )  # float32: a sum of those is memory's speed
     read.fill_(1.0)
     worker = Path(__file__).with_name("llama_cpp_worker.py")

@@ -44,6 +44,15 @@ def patterns(
     return tuple(found)
 
 
+def trusted_patterns(config: ModelConfig, stages: Iterable[Stage]) -> tuple[Pattern, ...]:
+    """List what the trusted side computes for a single token: one row, with no keys before it."""
+    found = {
+        tuple(burst for burst in pattern if burst.side == "trusted"): None
+        for pattern in patterns(config, stages, 1)
+    }
+    return tuple(pattern for pattern in found if pattern)
+
+
 def weights_apart(pattern: Pattern, least_bytes: int) -> int:
     """Return of how many layers a run must hold the weights, at most of all.
 

@@ -11,16 +11,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 from perfsuite.llama.machine_constants import MachineConstants
 from perfsuite.llama.recording import operations
 from perfsuite.llama.results import PHASES
 from perfsuite.llama.workload import Operation, memory_of
+from runtime.caches import cache_bytes
 from runtime.checkpoints import ModelConfig
+from runtime.checkpoints.layout import EMBEDDING, tensor_shapes
 from runtime.stages import Stage
-from runtime.traffic import CallTraffic, end_calls, layer_calls
+from runtime.traffic import CallTraffic, end_calls, layer_calls, next_logits_call
 from runtime.transports.registry import TRANSPORTS
+
+if TYPE_CHECKING:
+    import torch
 
 BOUNDS = ("compute", "memory", "transport", "per-call", "trusted")
 
@@ -130,6 +136,54 @@ def predict(
         dict(sums.device_by_call),
         dict(sums.by_kind),
         count,
+    )
+
+
+def token_bytes(config: ModelConfig, dtype: torch.dtype, position: int) -> int:
+    """Return what a device must read for one more token: each matrix once, and the keys and values before it.
+
+    Of an embedding that is not the head too, one row does not count.
+    """
+    shapes = dict(tensor_shapes(config))
+    if not config.tie_word_embeddings:
+        del shapes[EMBEDDING]
+    elements = sum(prod(shape) for shape in shapes.values())
+    return elements * dtype.itemsize + cache_bytes(config, dtype.itemsize, 1, position)
+
+
+def predict_token(
+    config: ModelConfig, stage: Stage, position: int, constants: MachineConstants
+) -> Prediction:
+    """Predict one more token of ``stage`` after ``position`` others, whose keys and values the worker has.
+
+    The device is taken to be bound by memory: it reads its weights once. What the trusted side computes has the
+    rates of a single row, as far as they were measured.
+
+    Raises:
+        KeyError: for a route or an operation without a constant.
+    """
+    route_name = route_of(stage.transport)
+    sums = _Sums()
+    if stage.granularity == "model":
+        calls: tuple[CallTraffic, ...] = (next_logits_call(config, stage),)
+    else:
+        layers = layer_calls(config, stage, 1, keys=position + 1) * config.num_layers
+        calls = (*end_calls(config, stage, 1), *layers)
+        for operation in operations(config, stage, 1, memory_of(route_name)):
+            if operation.side == "trusted":
+                _add_operation(sums, operation, constants, None)
+    device_s = token_bytes(config, stage.torch_dtype, position) / constants.bandwidth
+    sums.phases["device"] += device_s
+    sums.bounds["memory"] += device_s
+    for call in calls:
+        _add_call(sums, call, constants, route_name, Assumptions())
+    return Prediction(
+        stage.name,
+        {phase: sums.phases[phase] for phase in PHASES},
+        {bound: sums.bounds[bound] for bound in BOUNDS},
+        dict(sums.device_by_call),
+        dict(sums.by_kind),
+        len(calls),
     )
 
 

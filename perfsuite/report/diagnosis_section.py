@@ -81,14 +81,21 @@ def prediction_section(diagnosis: Diagnosis) -> Section | None:
     """The cost model's totals beside the measured ones; None without any."""
     if not diagnosis.prediction:
         return None
+    tokens = diagnosis.token_prediction
     note = "The model's constants come from measurements of parts, never from these totals."
     caption = "The model's error is what lies between a dot and its ring."
-    figure = Figure(prediction_chart(diagnosis), caption, diagnosis.command, predictions(diagnosis))
+    figure = Figure(
+        prediction_chart(diagnosis), caption, diagnosis.command, predictions(diagnosis.prediction)
+    )
     return Section(
         "prediction",
         "Cost model",
         "Cost model: predicted and measured",
-        blocks=[Note(note), *(judgement(row) for row in diagnosis.prediction if row.bound)],
+        blocks=[
+            Note(note),
+            *(judgement(row) for row in diagnosis.prediction if row.bound),
+            *([predictions(tokens, "one more token")] if tokens else ()),
+        ],
         figures=[figure],
     )
 

@@ -57,6 +57,7 @@ class _Place(NamedTuple):
 _HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENTRY = msgspec.json.Decoder(_Entry)
 _METADATA = "__metadata__"
+_NOTES = msgspec.json.Decoder(dict[str, str])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def _places(file: SteadyFile) -> dict[str, _Place]:
         raise _damaged(file, f"a header of {size:,} bytes in a file of {file.size:,}")
     try:
         header = _HEADER.decode(file.read(_LENGTH_BYTES, size))
-        header.pop(_METADATA, None)
+        _NOTES.decode(header.pop(_METADATA, msgspec.Raw(b"{}")))
         entries = {name: _ENTRY.decode(entry) for name, entry in header.items()}
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error

@@ -27,9 +27,9 @@ def folder(
     shutil.rmtree(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RealWorker]]:
-    """One worker per transport and stage for all tests; a test that loses one spoils no other test.
+    """One worker per transport and stage for all tests of a file; a test that loses one spoils no other test.
 
     Without a stage it is ``shared-memory`` at ``unix`` addresses, and ``baseline`` at ``ipc`` and ``tcp`` ones.
     """

@@ -10,6 +10,7 @@ import pytest
 
 import runtime
 from runtime import SplitError, errors
+from runtime.checkpoints.template_process import Refused
 from runtime.errors import (
     InputError,
     ProtocolError,
@@ -20,8 +21,8 @@ from runtime.errors import (
 )
 from runtime.transports.base import PeerGone, ReceiveTimeout
 
-# Between a channel and who speaks over it, where they become errors of the tree: see runtime/rpc.py.
-SIGNALS = {PeerGone, ReceiveTimeout}
+# Between a channel and who speaks over it, and within a template's process: where they become errors of the tree.
+SIGNALS = {PeerGone, ReceiveTimeout, Refused}
 
 
 def test_every_error_that_the_runtime_defines_belongs_to_the_tree() -> None:

@@ -175,7 +175,7 @@ def _assemble(
     what_if: WhatIf,
     measured: Measured,
 ) -> Diagnosis:
-    from perfsuite.llama.cost_model import predict
+    from perfsuite.llama.cost_model import predict, predict_token
     from perfsuite.llama.diagnosis import sections
     from perfsuite.llama.diagnosis.result import Diagnosis
     from perfsuite.machine import fingerprint
@@ -203,6 +203,14 @@ def _assemble(
         kernels=dict(measured.kernels),
         stages=rows,
         prediction=predictions,
+        token_prediction=[
+            sections.prediction_row(
+                sections.stage_section(stage, measured.tokens[stage.name]),
+                predict_token(config, stage, tokens, findings.constants),
+            )
+            for stage in stages
+            if measured.tokens[stage.name]
+        ],
         median_error=median(abs(row.error) for row in predictions),
         ranking_right=sections.ranking_right(predictions),
         ties=sections.ties(predictions),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from perfsuite.llama.bursts import Between, Pattern, between_calls, patterns
+from perfsuite.llama.bursts import Between, Pattern, between_calls, patterns, trusted_patterns
 from perfsuite.llama.diagnosis.microbenchmarks import Findings, Microbenchmarks
 from perfsuite.llama.diagnosis.routes import ROUTES
 from perfsuite.llama.diagnosis.sweep import ROWS
@@ -23,6 +23,7 @@ from perfsuite.llama.rows import Forward
 from perfsuite.progress import RunProgress
 from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint, ModelConfig
+from runtime.rope import max_length
 from runtime.stages import Stage
 from runtime.traffic import forward_traffic
 from runtime.transports.registry import TRANSPORTS
@@ -30,6 +31,7 @@ from runtime.transports.registry import TRANSPORTS
 _MICRO = "microbenchmarks"
 _LEAST_S = 1.0  # of forward passes per stage and round
 _MOST_FORWARDS = 5
+_TOKENS = 8  # single ones, in a round
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Measured:
     """What a diagnosis measured: forward passes by stage, and the findings that know nothing of them."""
 
     forwards: Mapping[str, Sequence[Forward]]
+    tokens: Mapping[str, Sequence[Forward]]  # single ones after the prompt, by stage
     kernels: Mapping[str, str]
     findings: Findings
     runs: int  # of all kinds, watched for others' use of the machine
@@ -82,6 +85,7 @@ def measure(
     """
     config, tokens = checkpoint.config, input_ids.shape[1]
     done: dict[str, list[Forward]] = {stage.name: [] for stage in stages}
+    single: dict[str, list[Forward]] = {stage.name: [] for stage in stages}
     with ExitStack() as stack:
         progress = stack.enter_context(RunProgress(rounds * (1 + len(stages))))
         llamas: dict[str, SplitLlama] = {}
@@ -92,7 +96,15 @@ def measure(
             )
             llamas[stage.name] = stack.enter_context(llama)
         progress.say("starting the microbenchmarks")
-        wanted = tuple(dict.fromkeys((*patterns(config, stages, tokens), *projected)))
+        wanted = tuple(
+            dict.fromkeys(
+                (
+                    *patterns(config, stages, tokens),
+                    *trusted_patterns(config, stages),
+                    *projected,
+                )
+            )
+        )
         benchmarks = Microbenchmarks(wanted, _between(config, tokens), tuple(ROUTES), threads)
         stack.callback(benchmarks.close)
         neighbours = Neighbours()
@@ -106,10 +118,11 @@ def measure(
                 time.sleep(SETTLE_S)
                 neighbours.begin()
                 done[name] += _forwards(llama, input_ids)
+                single[name] += _tokens(llama, input_ids)
                 neighbours.end(name)
         kernels = {name: str(llama.worker_info["kernels"]) for name, llama in llamas.items()}
         runs = rounds * (1 + len(llamas))
-        return Measured(done, kernels, benchmarks.findings(), runs, neighbours.disturbed)
+        return Measured(done, single, kernels, benchmarks.findings(), runs, neighbours.disturbed)
 
 
 def _between(config: ModelConfig, tokens: int) -> Between:
@@ -120,6 +133,19 @@ def _between(config: ModelConfig, tokens: int) -> Between:
         return rpc_count, TRANSPORTS[stage.transport].shares_memory
 
     return between_calls(config, max(STAGES.values(), key=calls), tokens)
+
+
+def _tokens(llama: SplitLlama, input_ids: torch.Tensor) -> list[Forward]:
+    """Time single tokens after the prompt; one before them does not count."""
+    found: list[Forward] = []
+    room = max_length(llama.config) - input_ids.shape[1]
+    with collector_paused(), llama.open_context() as context:
+        context.append(input_ids)
+        for token in input_ids[:, : min(1 + _TOKENS, room)].T.tolist():
+            started = time.perf_counter()
+            context.append(token)
+            found.append(Forward(time.perf_counter() - started, trace=llama.last_trace))
+    return found[1:]
 
 
 def _forwards(llama: SplitLlama, input_ids: torch.Tensor) -> list[Forward]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from perfsuite.llama.diagnosis.result import (
@@ -43,9 +43,11 @@ def diagnosis_blocks(result: Diagnosis) -> Iterator[Block]:
     yield _operations(result)
     yield from map(_layers, result.stages)
     yield Heading("4. Predicted from microbenchmarks alone", 2)
-    yield predictions(result)
+    yield predictions(result.prediction)
     yield from map(judgement, result.prediction)
     yield Note(_ranking(result), "all")
+    if result.token_prediction:
+        yield predictions(result.token_prediction, "one more token")
     yield Heading("5. The analysis' forecast, for a model of its own", 2)
     yield _forecast(result)
     if result.projection is not None:
@@ -155,17 +157,17 @@ def _layers(stage: Stage) -> Note:
     )
 
 
-def predictions(result: Diagnosis) -> Table:
-    """Return what the cost model says of each stage, above what was measured."""
+def predictions(rows_of: Sequence[Prediction], first: str = "stage") -> Table:
+    """Return what the cost model says of each stage, above what was measured; ``first`` heads the stages."""
     rows = []
-    for row in result.prediction:
+    for row in rows_of:
         predicted = _seconds(row.predicted_phases_s)
         error, total = f"{row.error:+.1%}", brief_seconds(row.predicted_s)
         rows.append(Row(row.stage, "predicted", total, error, *predicted))
         measured = _seconds(row.measured_phases_s)
         total = brief_seconds(row.measured_s)
         rows.append(Row("", "measured", total, "", *measured, tone="dim"))
-    heads = columns("stage", "", "total", "error", *PHASES, left=("",))
+    heads = columns(first, "", "total", "error", *PHASES, left=("",))
     return Table(heads, rows, "Predicted and measured")
 
 

@@ -175,6 +175,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     kernels: dict[str, str] = {}
     stages: list[Stage] = []
     prediction: list[Prediction]
+    token_prediction: list[Prediction] = []  # of one more token after the prompt
     median_error: float = 0.0
     ranking_right: bool = True
     ties: list[tuple[str, str]] = []  # pairs of stages whose measured intervals overlap

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +9,6 @@ from hypothesis import strategies as st
 
 from runtime.devices import amx
 from runtime.devices.amx import AmxKernels, load_amx_kernels
-from runtime.devices.compiled import compiled
 from runtime.devices.scratch import Scratch
 from tests.runtime.devices.comparing import SPLIT_PRODUCT, assert_product, normal
 
@@ -50,68 +44,16 @@ def test_panels_hold_every_weight_once_and_zeros_elsewhere(columns: int, inner: 
     assert int(padded.count_nonzero()) == weight.numel()
 
 
-@pytest.fixture
-def tiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A processor with matrix tiles, and a cache in which nothing was compiled yet."""
-    compiled.cache_clear()
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
-    monkeypatch.setenv("SPLIT_LLAMA_CACHE", str(tmp_path / "cache"))
-    yield
-    compiled.cache_clear()
-
-
-def compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only C compiler that is found is this script."""
-    path = folder / "cc"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setattr(shutil, "which", lambda name: str(path) if name == "cc" else None)
-
-
-def test_without_tiles_no_compiler_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tiles_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(shutil, "which", None)
+    monkeypatch.setattr(amx, "compiled", None)
     assert load_amx_kernels() is None
 
 
-@pytest.mark.usefixtures("tiles")
-def test_without_a_compiler_the_tiles_stay_unused_and_that_is_said(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with caplog.at_level(logging.WARNING):
-        assert load_amx_kernels() is None
-    assert "no C compiler" in caplog.text
-
-
-@pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize(
-    "script", ["exit 1", 'while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"'],
-    ids=["it fails", "what it makes is no library"],
-)  # fmt: skip
-def test_a_compiler_that_makes_nothing_of_use_costs_speed_and_no_error(
-    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    compiler(tmp_path, script, monkeypatch)
-    with caplog.at_level(logging.WARNING):
-        assert load_amx_kernels() is None
-    assert "cannot be used" in caplog.text
-
-
-@pytest.mark.usefixtures("tiles")
-def test_the_kernels_are_compiled_once_for_the_same_source_and_flags(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "log"
-    compiler(
-        tmp_path, f'echo "$@" >> {log}; while [ "$1" != -o ]; do shift; done; : > "$2"', monkeypatch
-    )
-    for _ in range(2):
-        load_amx_kernels()
-        compiled.cache_clear()  # as in another process
-    (line,) = log.read_text().splitlines()
-    assert "-mamx-bf16" in line.split()
-    monkeypatch.setattr(amx, "_FLAGS", (*amx._FLAGS, "-g"))
-    load_amx_kernels()
-    assert len(log.read_text().splitlines()) == 2
+def test_where_they_cannot_be_compiled_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
+    asked: list[str] = []
+    monkeypatch.setattr(amx, "compiled", lambda name, flags: asked.append(name))
+    assert load_amx_kernels() is None
+    assert asked == ["amx"]

@@ -20,6 +20,8 @@ import torch
 
 from runtime import SplitError, load_checkpoint
 from runtime.checkpoints.checkpoint import CONFIG_FILE
+from runtime.checkpoints.files import SteadyFile
+from runtime.checkpoints.gguf import convert
 from runtime.checkpoints.tokenizer import TOKENIZER_FILE
 from runtime.checkpoints.weights import INDEX_FILE, SINGLE_FILE, write_weights
 from runtime.errors import CheckpointError, HandshakeError, ProtocolError, WorkerDied
@@ -249,10 +251,13 @@ def _file_of_a_model(name: str, folder: Path) -> Iterator[Run]:
 
 @contextmanager
 def _gguf(folder: Path) -> Iterator[Run]:
-    file, cache = folder / "model.gguf", folder / "cache"
+    file, cache, made = folder / "model.gguf", folder / "cache", folder / "made"
 
     def load() -> None:
-        checkpoint = load_checkpoint(file, cache_dir=cache, progress=False)
+        # In this process, where ``load_checkpoint`` starts one for each file.
+        made.mkdir()
+        convert(SteadyFile(file), made)
+        checkpoint = load_checkpoint(made, cache_dir=cache, progress=False)
         for each, shape in checkpoint.expected_shapes().items():
             assert checkpoint.tensor(each).shape == shape
         with contextlib.suppress(CheckpointError):
@@ -264,7 +269,8 @@ def _gguf(folder: Path) -> Iterator[Run]:
         try:
             return _ended(load, CheckpointError)
         finally:
-            shutil.rmtree(cache, ignore_errors=True)
+            for made_now in (cache, made):
+                shutil.rmtree(made_now, ignore_errors=True)
 
     yield run
 

@@ -26,7 +26,7 @@ from runtime.transports.base import (
 )
 from runtime.transports.registry import TRANSPORTS, serve
 
-AT_ONCE_S = 2.0
+PATIENCE_S = 20.0  # for what must happen at once: a hang shows, a busy machine does not
 ROUTES = [(transport, scheme) for transport in TRANSPORTS.values() for scheme in transport.routes]
 ARENA_BYTES = 1 << 20
 EACH = settings(
@@ -57,7 +57,7 @@ class Route:
             received = pool.submit(self.server.receive)
             self.client.prepare(ARENA_BYTES)
             self.client.send(b"a message")
-            assert bytes(received.result(AT_ONCE_S)) == b"a message"
+            assert bytes(received.result(PATIENCE_S)) == b"a message"
         self.server.send(b"its answer")
         assert bytes(self.client.receive()) == b"its answer"
 
@@ -72,7 +72,7 @@ def route(request: pytest.FixtureRequest) -> Iterator[Route]:
             endpoint = f"fd://{os.dup(meeting.descriptors[0])}"
         server = next(serve(endpoint, transport.name))
         client = meeting.connect()
-        client.set_timeout(AT_ONCE_S)
+        client.set_timeout(PATIENCE_S)
         with closing(server), closing(client):
             yield Route(transport, client, server)
 
@@ -150,14 +150,14 @@ def test_the_client_waits_as_long_as_it_was_told(route: Route) -> None:
     started = time.monotonic()
     with pytest.raises(ReceiveTimeout):
         route.client.receive()
-    assert 0.09 < time.monotonic() - started < AT_ONCE_S
+    assert 0.09 < time.monotonic() - started < PATIENCE_S
 
 
 def test_the_server_never_waits_for_long_without_a_look_at_signals(route: Route) -> None:
     started = time.monotonic()
     with pytest.raises(ReceiveTimeout):
         route.server.receive()
-    assert time.monotonic() - started < LISTEN_S + AT_ONCE_S
+    assert time.monotonic() - started < LISTEN_S + PATIENCE_S
 
 
 def test_the_end_of_the_server_is_told_and_stays(route: Route) -> None:

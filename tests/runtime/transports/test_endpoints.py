@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,20 +93,22 @@ def test_of_several_that_listen_at_once_one_does_and_it_is_this_users_alone(
 def test_workers_that_race_for_a_path_with_a_stale_socket_have_one_winner(tmp_path: Path) -> None:
     path = tmp_path / "worker"
     code = (
-        "import sys, time\nfrom runtime.transports.endpoints import listen\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "import sys\nfrom runtime.transports.endpoints import listen\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
         "listener = listen(sys.argv[1])\nprint('listens', flush=True)\nsys.stdin.read()"
     )
     for _ in range(3):
-        start = str(time.time() + 3)
         racing = [
             subprocess.Popen(
-                [sys.executable, "-c", code, str(path), start],
+                [sys.executable, "-c", code, str(path)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )
             for _ in range(4)
         ]  # fmt: skip
         try:
+            assert all(one.stdout.readline() == b"ready\n" for one in racing if one.stdout)
+            for one in racing:
+                os.write(one.stdin.fileno(), b"\n")  # type: ignore[union-attr]
             assert sum(one.stdout.readline() == b"listens\n" for one in racing if one.stdout) == 1
         finally:
             for one in racing:
