@@ -66,11 +66,9 @@ class Context:
             WorkerError, ProtocolError, ArenaError: as ``SplitLlama.forward``.
         """
         ids = checked_token_ids(input_ids, self.llama.config)
-        batch, tokens = ids.shape
-        if batch != self.batch:
-            raise InputError(f"input_ids: the context has {self.batch} conversations, got {batch}")
+        tokens = ids.shape[1]
         with self.llama.turn():
-            self._check_open()
+            self.check(ids)
             if tokens > self.capacity - self.length:
                 raise InputError(
                     f"input_ids: {self.length} tokens are kept, {tokens} more exceed the {self.capacity} "
@@ -81,6 +79,18 @@ class Context:
             self._tokens[:, window.start : window.end] = ids
             self.length += tokens
             return logits
+
+    def check(self, ids: torch.Tensor) -> None:
+        """Refuse (batch, tokens) ids of another number of conversations, and all once the context is closed.
+
+        Raises:
+            InputError: saying which.
+        """
+        self._check_open()
+        if len(ids) != self.batch:
+            raise InputError(
+                f"input_ids: the context has {self.batch} conversations, got {len(ids)}"
+            )
 
     def trim(self, length: int) -> None:
         """Cut the text to its first ``length`` tokens.

@@ -58,8 +58,10 @@ class Generation(Iterator[torch.Tensor]):
             raise InputError(
                 f"max_new_tokens: must be a whole number of at least 1, got {max_new_tokens!r}"
             )
-        if context is not None and context.llama is not llama:
-            raise InputError("context: is another model's; open one of this")
+        if context is not None:
+            if context.llama is not llama:
+                raise InputError("context: is another model's; open one of this")
+            context.check(ids)
         batch, tokens = ids.shape
         # The last token is chosen, and not fed.
         capacity = tokens + max_new_tokens - 1

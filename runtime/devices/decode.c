@@ -48,13 +48,13 @@ INLINE void put(void *x, const int is_bf16, long index, float value) {
 
 /* e^x for x <= 0 or not far above: 2^whole by the exponent's bits, the rest by its Taylor series; error < 2e-7 */
 INLINE float exponential(float x) {
-    x = x < -87.f ? -87.f : x > 87.f ? 87.f : x;
-    float whole = floorf(x * 1.44269504f + 0.5f);
+    float near = x < 87.f ? x > -87.f ? x : -87.f : 87.f; /* a number, whatever x is: it becomes an exponent */
+    float whole = floorf(near * 1.44269504f + 0.5f);
     /* ln 2 in two parts, so that the difference is exact. */
-    float f = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    float f = near - whole * 0.693359375f + whole * 2.12194440e-4f;
     float sum = 1.f + f * (1.f + f * (0.5f + f * (1.f / 6 + f * (1.f / 24 + f * (1.f / 120 + f / 720)))));
     union { int32_t bits; float value; } power = {((int32_t)whole + 127) << 23};
-    return sum * power.value;
+    return x == x ? sum * power.value : x; /* what is not a number stays none */
 }
 
 /* sums[r] = row r . x, for ROWS rows that lie `inner` elements apart */

@@ -6,6 +6,7 @@ Where the machine has no C compiler, what serves for prompts serves for single p
 from __future__ import annotations
 
 import ctypes
+import weakref
 from typing import Any, ClassVar
 
 import torch
@@ -62,7 +63,8 @@ class _Step:
         rope: RotaryEmbedding,
         scratch: Scratch,
     ) -> None:
-        self.window, self.cache = window, cache
+        self.window = window
+        self.cache = weakref.ref(cache)  # which is given back when it is closed, not a step later
         _, _, batch, _, capacity, _ = cache.memory.shape
         self._shape = _Shape(
             config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim,
@@ -191,7 +193,7 @@ class DecodeKernels:
 
     def _step_of(self, window: Window, cache: KvCache, rope: RotaryEmbedding) -> _Step:
         """Return what all layers of a step have in common; made when the first asks."""
-        if self._step is None or self._step.window != window or self._step.cache is not cache:
+        if self._step is None or self._step.window != window or self._step.cache() is not cache:
             self._step = _Step(
                 self._library, self._config, self._dtype, window, cache, rope, self._scratch
             )

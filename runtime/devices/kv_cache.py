@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from runtime.errors import ProtocolError
 from runtime.memory import available_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class KvCache:
     """Keys and values of all layers: (layers, 2, batch, KV heads, capacity, head size)."""
 
@@ -24,7 +25,8 @@ class KvCache:
     ) -> KvCache:
         """Take host memory, of which pages become real when they are first written to.
 
-        ``promised`` is the size of all other caches, in bytes: it may all be wanted yet.
+        ``promised`` is the size of all other caches, in bytes: it may all be wanted yet. It is mapped for this cache alone, and so given back with it: what an allocator keeps for its next user
+        may stay with the process for ever.
 
         Raises:
             ProtocolError: if the machine has not enough.
@@ -36,7 +38,11 @@ class KvCache:
                 "cache", f"needs {size:,} bytes, {max(0, available):,} are available"
             )
         shape = (config.num_layers, 2, batch, config.num_kv_heads, capacity, config.head_dim)
-        return cls(torch.empty(shape, dtype=dtype))
+        try:
+            memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise ProtocolError("cache", f"needs {size:,} bytes: {error.strerror}") from error
+        return cls(torch.frombuffer(memory, dtype=dtype).view(shape))
 
     def keys(self, layer: int) -> torch.Tensor:
         """(batch, KV heads, capacity, head size)."""

@@ -57,6 +57,14 @@ RANDOM = settings(
 Served = tuple[SplitLlama, Device]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # what is as small as here is not worth the waiting of several
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def small() -> Iterator[Checkpoint]:
     with temporary_model(CONFIG) as checkpoint:
@@ -349,7 +357,7 @@ def test_an_append_that_fails_leaves_the_text_as_it_was(
         call = 1  # only the last norm is computed here
     if llama.stage.name == "baseline" and error is ArenaError:
         failure, error = interrupt, KeyboardInterrupt  # it shares no memory
-    ids = random_ids(CONFIG, 1, 30)
+    ids = random_ids(CONFIG, 1, 31)  # a last piece of more than one token
     with llama.open_context() as context:
         if start:
             context.append(ids[:, :start])

@@ -104,7 +104,9 @@ def stopped(llama: SplitLlama) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "error"), [(misled, WorkerRefused), (stopped, WorkerTimeout)], ids=str
+    ("trouble", "error"),
+    [(misled, WorkerRefused), (stopped, WorkerTimeout)],
+    ids=["misled", "stopped"],
 )
 def test_what_is_refused_or_late_is_not_repeated(
     trouble: Callable[[SplitLlama], None], error: type[WorkerError]

@@ -53,6 +53,12 @@ static int layers(const long *sizes, int bf16_weights, int bf16_cache, int threa
         float *x = filled(s.batch * s.hidden, 0), *work = malloc(decode_work(&s, threads) * sizeof(float));
         decode_layers(&s, parts, COUNT, cache, cosine, sine, x, work, threads);
         good &= all_finite(x, s.batch * s.hidden);
+        for (int is_bf16 = 0; is_bf16 < 2; is_bf16++) {
+            void *wire = filled(s.batch * s.hidden, is_bf16), *out = filled(s.batch * s.hidden, is_bf16);
+            decode_rounded(&s, parts, COUNT, cache, cosine, sine, wire, is_bf16, x, out, work, threads);
+            good &= all_finite(x, s.batch * s.hidden);
+            free(wire), free(out);
+        }
         free(cosine), free(sine), free(x), free(work);
     }
     for (long i = 0; i < COUNT * POINTERS; i++) free(parts[i]);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,10 +42,13 @@ def compiler() -> None:
         pytest.skip("needs a C compiler")
 
 
-@pytest.fixture(autouse=True)
-def _no_graphs() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def _as_a_worker_of_one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # what is as small as here is not worth the waiting of several
     with torch.no_grad():
         yield
+    torch.set_num_threads(before)
 
 
 def opened(
@@ -143,13 +147,47 @@ def test_a_processor_that_multiplies_no_bfloat16_computes_the_same(
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_any_number_of_threads_computes_the_same(checkpoint: Checkpoint, threads: int) -> None:
     expected = steps(opened(checkpoint, torch.float32, "model", True), checkpoint, 3, 2, True)
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         actual = steps(opened(checkpoint, torch.float32, "model", True), checkpoint, 3, 2, True)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(1)
     assert_near(actual, expected, torch.float32)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("granularity", ["layer", "model"])
+def test_a_closed_cache_is_given_back_at_once(
+    checkpoint: Checkpoint, granularity: Granularity
+) -> None:
+    device = opened(checkpoint, torch.float32, granularity, compiles=True)
+    device.run(Call("open_cache"), (), (), (1, 1, CAPACITY))
+    x, out = normal(1, 1, 48, seed=0), torch.zeros(1, 1, 48)
+    call = Call("all_layers") if granularity == "model" else Call("fused_layer", 0)
+    device.run(call, (x,), (out[0] if granularity == "model" else out,), (1, 0, 1))
+    kept = weakref.ref(device._caches[1])
+    device.run(Call("close_cache"), (), (), (1,))
+    assert kept() is None
+
+
+@pytest.mark.usefixtures("compiler")
+def test_what_is_no_number_stays_in_its_prompt_and_shows(checkpoint: Checkpoint) -> None:
+    device = opened(checkpoint, torch.float32, "model", compiles=True)
+
+    def answer(first: float) -> torch.Tensor:
+        device.run(Call("open_cache"), (), (), (1, 2, CAPACITY))
+        out = torch.zeros(2, 48)
+        for start in range(3):
+            x = normal(2, 1, 48, seed=start)
+            x[0] = torch.where(torch.tensor(start == 1), first, x[0])
+            device.run(Call("all_layers"), (x,), (out,), (1, start, start + 1))
+        device.run(Call("close_cache"), (), (), (1,))
+        return out
+
+    odd, even = answer(torch.nan), answer(1.0)
+    assert bool(odd[0].isnan().all()), "its keys and values were seen again"
+    assert torch.equal(odd[1], even[1])
+    assert bool(even.isfinite().all())
 
 
 @pytest.fixture(scope="module")
