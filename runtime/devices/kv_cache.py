@@ -25,8 +25,9 @@ class KvCache:
     ) -> KvCache:
         """Take host memory, of which pages become real when they are first written to.
 
-        ``promised`` is the size of all other caches, in bytes: it may all be wanted yet. It is mapped for this cache alone, and so given back with it: what an allocator keeps for its next user
-        may stay with the process for ever.
+        ``promised`` is the size of all other caches, in bytes: it may all be wanted yet. The memory is mapped for
+        this cache alone, and so given back with it: what an allocator keeps for its next user may stay with the
+        process for ever.
 
         Raises:
             ProtocolError: if the machine has not enough.
