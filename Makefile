@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml perfsuite/pyproject.toml constraints.txt
 	@touch $@
 
 bench: setup
-	$(BIN)/perfsuite ladder --model smollm2-135m $(ARGS)
+	$(BIN)/perfsuite ladder --model smollm2-135m --generate 32 $(ARGS)
 
 test: setup
 	@# in the order of their names: the files with the fewest tests, which would come last, are slow ones

@@ -17,7 +17,8 @@ from perfsuite.llama.diagnosis.sections import stage_section
 from perfsuite.llama.neighbours import told
 from perfsuite.llama.prompts import SHIPPED
 from perfsuite.llama.results import PHASES
-from runtime import STAGES, load_checkpoint
+from runtime import load_checkpoint
+from runtime.stages import ladder
 
 TOKENS = 256
 ROUNDS = 2
@@ -35,7 +36,7 @@ ATTEMPTS = 3
 def test_the_model_still_explains_the_ladder() -> None:
     checkpoint = load_checkpoint("tiny")
     ids = torch.tensor([SHIPPED.tokenized(checkpoint.tokenizer(), TOKENS).ids])
-    stages = list(STAGES.values())
+    stages = ladder()
     threads = len(os.sched_getaffinity(0))
     problems = []
     for _ in range(ATTEMPTS):

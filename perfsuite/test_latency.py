@@ -6,12 +6,17 @@ import pytest
 
 from perfsuite.latency_gate import LatencyGate
 from perfsuite.llama.stage_benchmark import DECODED, StageBenchmark
-from perfsuite.llama.stage_workload import StageWorkload
-from runtime import STAGES
+from perfsuite.llama.stage_workload import StageWorkload, gated_stages
+from runtime.stages import ladder
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gate the stages of the ini setting ``perf_stages``."""
+    named = gated_stages(metafunc.config)
+    metafunc.parametrize("stage", named or [stage.name for stage in ladder()])
 
 
 @pytest.mark.timeout(600)  # several looks, each with fresh processes
-@pytest.mark.parametrize("stage", STAGES)
 def test_latency(stage: str, latency_gate: LatencyGate, pytestconfig: pytest.Config) -> None:
     workload = StageWorkload.of(pytestconfig)
     with StageBenchmark(stage, workload, latency_gate.delays(stage)) as benchmark:
@@ -25,7 +30,6 @@ def test_latency(stage: str, latency_gate: LatencyGate, pytestconfig: pytest.Con
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("stage", STAGES)
 def test_decode_latency(stage: str, latency_gate: LatencyGate, pytestconfig: pytest.Config) -> None:
     name = f"{stage}-decode"
     workload = StageWorkload.of(pytestconfig)

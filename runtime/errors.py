@@ -66,3 +66,7 @@ class WorkerTimeout(WorkerError):
 
 class WorkerRefused(WorkerError):
     """The worker refused the request as malformed and said why; it lives on."""
+
+
+class WorkerBusy(WorkerError):
+    """The worker serves another client, and does one at a time."""

@@ -14,6 +14,7 @@ from runtime.errors import (
     ArenaError,
     HandshakeError,
     ProtocolError,
+    WorkerBusy,
     WorkerDied,
     WorkerError,
     WorkerRefused,
@@ -42,6 +43,7 @@ _ERRORS: Mapping[str, type[WorkerError] | type[HandshakeError]] = {
     "protocol": WorkerRefused,
     "handshake": HandshakeError,
     "failure": WorkerError,
+    "busy": WorkerBusy,
 }
 
 
@@ -60,6 +62,8 @@ class RpcClient:
         self.channel = channel
         self.records: list[RpcRecord] = []
         self.broken = False
+        self.died = False
+        """Whether what broke it was the end of the worker, or of the way to it."""
         self._output_specs = remembered_output_specs(config, dtype)
         self.caches = CacheBooks(config)
         self._session = 0
@@ -70,9 +74,17 @@ class RpcClient:
 
         Raises:
             HandshakeError: naming the first thing that differs.
+            WorkerBusy: if it serves another client.
             WorkerError, ProtocolError: as ``call``.
         """
-        welcome = self._exchange(encode_hello(own), decode_welcome)[0]
+        try:
+            welcome = self._exchange(encode_hello(own), decode_welcome)[0]
+        except WorkerTimeout as error:
+            raise WorkerTimeout(
+                "worker: no answer to the first message within the deadline; it may be serving another client: "
+                "try again later, or launch another worker"
+            ) from error
+        self.channel.expect(0)
         welcome.hello.check_against(own)
         self._session = welcome.session
         return {
@@ -176,6 +188,7 @@ class RpcClient:
             raise ProtocolError("outputs", f"{expected} expected, got {len(reply.outputs)}")
         if places:
             return [tensor for tensor, _ in places]
+        self.channel.expect(expected)
         for index, (output, spec) in enumerate(zip(reply.outputs, specs, strict=True)):
             if output.spec != spec:
                 raise ProtocolError(f"outputs[{index}]", f"must be {spec}, got {output.spec}")
@@ -213,4 +226,5 @@ class RpcClient:
             return WorkerTimeout(
                 "worker: no answer within the deadline; launch a new worker or allow more time"
             )
+        self.died = True
         return WorkerDied("worker: its process or connection ended; launch a new worker")

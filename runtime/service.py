@@ -13,7 +13,7 @@ import torch
 from runtime.caches import CacheBooks
 from runtime.checkpoints import ModelConfig
 from runtime.devices.base import Device
-from runtime.errors import HandshakeError, ProtocolError
+from runtime.errors import HandshakeError, ProtocolError, WorkerBusy
 from runtime.messages import (
     ErrorReply,
     Hello,
@@ -77,10 +77,16 @@ class Service:
 
     def _answer(self, channel: ServerChannel, raw: Data) -> Data:
         started = time.perf_counter()
+        if channel.taken:
+            raise WorkerBusy("serves another client")
         request = decode_request(raw)
         if isinstance(request, Hello):
-            return self._greet(request)
+            channel.expect(0)
+            welcome = self._greet(request)
+            channel.keep()
+            return welcome
         self._check_turn(request)
+        channel.expect(len(request.inputs))
         call = request.call
         check_granularity(call, self._hello.granularity)
         input_specs = tuple(tensor.spec for tensor in request.inputs)
@@ -147,5 +153,7 @@ def _error_reply(error: Exception) -> ErrorReply:
         return ErrorReply.of("protocol", error.field, error.problem)
     if isinstance(error, HandshakeError):
         return ErrorReply.of("handshake", "hello", str(error))
+    if isinstance(error, WorkerBusy):
+        return ErrorReply.of("busy", "worker", str(error))
     _log.exception("a request failed", exc_info=error)
     return ErrorReply.of("failure", type(error).__name__, str(error))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import torch
 
@@ -25,7 +25,7 @@ from runtime.context import Context, new_number
 from runtime.delay_injection import DelayedRpcClient, Delays
 from runtime.descriptors import ZEROMQ, require_descriptors
 from runtime.devices import DEVICES
-from runtime.errors import InputError, WorkerDied, WorkerError
+from runtime.errors import InputError, WorkerBusy, WorkerDied, WorkerError
 from runtime.forward import ForwardPass
 from runtime.generation import Generation, GenerationOptions
 from runtime.launch import WorkerProcess
@@ -42,9 +42,12 @@ from runtime.traffic import live_bytes
 from runtime.transports.base import ClientChannel
 from runtime.transports.registry import TRANSPORTS, connect
 
+Llama = TypeVar("Llama", bound="SplitLlama")
+
 _CLOSED = "worker: this model is closed; launch another"
 _LOST = "context: its worker has ended; open another, and append everything again"
 _MOST_THREADS = 2**15
+_TURN_S = 0.1  # between two questions whether a worker is free
 _LONGEST_S = 1_000_000  # more does not fit into a wait of the kernel's, in milliseconds
 
 
@@ -122,15 +125,17 @@ class SplitLlama:
 
         ``keys`` is the folder of a tcp endpoint's keys (``python -m runtime.worker --generate-keys``), which
         endpoints beyond this host need. ``threads`` is the number of compute threads of a worker that is started
-        here (default: as many as torch uses in this process). ``start_timeout_s`` bounds the worker's start,
-        ``timeout_s`` each call. With ``restart``, ``forward`` replaces a worker whose process has ended; see there.
-        ``slowdown`` makes phases really slower, by factors, to see an alarm go off: see ``runtime.delay_injection``.
+        here (default: as many as torch uses in this process). ``start_timeout_s`` bounds the worker's start, and
+        the wait for one that serves another client; ``timeout_s`` each call. With ``restart``, ``forward`` replaces
+        a worker whose process has ended; see there. ``slowdown`` makes phases really slower, by factors, to see an
+        alarm go off: see ``runtime.delay_injection``.
 
         Raises:
             InputError: for an unknown stage or device, or a number that is not positive.
             CheckpointError: if the model's files changed since it was opened.
             EndpointError: if nobody can be reached at ``endpoint``, or not with these keys.
             HandshakeError: if the worker has another protocol, model, dtype or device.
+            WorkerBusy: if it serves another client all the time.
             WorkerError: if it ends or does not answer.
         """
         given: object = checkpoint
@@ -167,8 +172,9 @@ class SplitLlama:
                 channel = connect(endpoint, row.transport, keys)
                 workers.callback(channel.close)
             owned = ExitStack()
+            shake_hands = partial(cls, checkpoint, row, channel, device, owned, delays)
             with _starting(process, channel, start_timeout_s, timeout_s):
-                llama = cls(checkpoint, row, channel, device, owned, delays)
+                llama = _when_free(shake_hands, start_timeout_s)
             owned.push(cleanup.pop_all())
             if restart:
                 llama._restart = _Restart(start, workers, start_timeout_s, timeout_s)
@@ -192,7 +198,8 @@ class SplitLlama:
         """
         ids = checked_token_ids(input_ids, self.config)
         with self.turn():
-            has_ended = self._worker is not None and self._worker.has_ended
+            # Noticed here by an earlier call; or not yet, and also after a start that failed.
+            has_ended = self._rpc.died or (self._worker is not None and self._worker.has_ended)
             if self._restart is None or not has_ended:
                 try:
                     return self._forward(ids)
@@ -427,6 +434,18 @@ class SplitLlama:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _when_free(shake_hands: Callable[[], Llama], patience_s: float) -> Llama:
+    """Shake hands, again and again as long as the worker serves another client."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return shake_hands()
+        except WorkerBusy:
+            if time.monotonic() > until:
+                raise
+        time.sleep(_TURN_S)
 
 
 def _on_the_host() -> AbstractContextManager[object]:

@@ -1,4 +1,7 @@
-"""The ladder as data: each row differs from the row above it by what the analysis changed, and by nothing else."""
+"""The ladder as data: each row differs from the row above it by what the analysis changed, and by nothing else.
+
+A row *beside* the ladder differs so from the one that it names.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,8 @@ class Stage:
     ``granularity`` is what one RPC computes: a single operation, a whole decoder layer, or all of them.
     ``attention`` says where softmax runs: on the trusted side between two RPCs, or fused on the worker.
     ``worker_sees`` is what crosses the boundary in clear, in the order of a forward pass.
+    ``beside`` names the row that this one differs from by one change, where that is not the row above it: such a
+    row is run where it is asked for by its name, and is no rung of the ladder.
     """
 
     name: str
@@ -33,6 +38,7 @@ class Stage:
     dtype: Literal["float32", "bfloat16"]
     attention: Attention
     worker_sees: str
+    beside: str = ""
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -56,9 +62,16 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
             Stage("fused", "shared-memory", "layer", "float32", "fused", _CLEAR_LAYERS),
             Stage("bf16", "shared-memory", "layer", "bfloat16", "fused", _CLEAR_LAYERS),
             Stage("resident", "shared-memory", "model", "bfloat16", "fused", _CLEAR_LAYERS),
+            # For a worker on another host.
+            Stage("fused-tcp", "zmq-frames", "layer", "float32", "fused", _CLEAR_LAYERS, "fused"),
         )
     }
 )
+
+
+def ladder() -> list[Stage]:
+    """Return the rungs of the ladder, in order."""
+    return [stage for stage in STAGES.values() if not stage.beside]
 
 
 def find_stage(name: str) -> Stage:

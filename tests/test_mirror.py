@@ -30,6 +30,7 @@ OF_NO_MODULE: Mapping[str, str] = {
     "runtime/test_seeds.py": "one seed, the same tokens at every stage of one dtype",
     "runtime/test_extending.py": "docs/extending.md, done",
     "runtime/test_lifecycle.py": "both processes and all that they could leave behind",
+    "runtime/transports/test_two_hosts.py": "a worker on another host: two network namespaces and a bad link",
     "runtime/devices/test_open_device.py": "runtime/devices/__init__.py",
 }
 """Test files that bear no module's name, and what they are of."""

@@ -42,6 +42,7 @@ from perfsuite.progress import RunProgress
 from perfsuite.render import terminal
 from perfsuite.render.blocks import Block
 from runtime import STAGES, SplitLlama, load_checkpoint
+from runtime.stages import ladder
 
 if TYPE_CHECKING:
     from runtime.checkpoints import Checkpoint
@@ -140,12 +141,12 @@ def run(
 
 
 def choose_stages(names: str | None) -> list[Stage]:
-    """The stages of a comma-separated list, in the ladder's order; all when it is None.
+    """The stages of a comma-separated list, in the order of ``STAGES``; the ladder's rungs when it is None.
 
     Raises UsageError for a name that is no stage.
     """
     if names is None:
-        return list(STAGES.values())
+        return ladder()
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in STAGES:

@@ -37,7 +37,7 @@ Stages = Annotated[
     option(
         "--stages",
         "STAGE,STAGE",
-        "of baseline, shared-memory, fused, bf16, resident (default: all)",
+        "of baseline, shared-memory, fused, bf16, resident, and fused-tcp (default: all but that)",
     ),
 ]
 Threads = Annotated[

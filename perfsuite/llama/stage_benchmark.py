@@ -22,6 +22,7 @@ import torch
 from transformers import LlamaForCausalLM  # noqa: F401 - once in a server, not in what it forks
 
 import runtime.worker  # with all that a worker needs
+from perfsuite.llama.addresses import is_made, own_address
 from perfsuite.llama.stage_workload import StageWorkload
 from perfsuite.llama.unsplit import DTYPES, load_unsplit
 from perfsuite.processes.child import end_with_parent
@@ -170,14 +171,13 @@ def _forked(
     Importing torch anew takes seconds, and no thread of this process has computed anything yet.
     """
     with tempfile.TemporaryDirectory(prefix="w") as folder:
-        address = Path(folder) / "s"  # short: an address may have no more than 107 bytes
         errors = Path(folder) / "errors"
-        endpoint = f"{TRANSPORTS[STAGES[stage].transport].scheme}://{address}"
+        endpoint = own_address(TRANSPORTS[STAGES[stage].transport].scheme, folder)
         command = ["--model", workload.model, "--stage", stage, "--device", workload.device]
         command += ["--threads", str(workload.threads), "--endpoint", endpoint]
         worker = _fork_worker(command, errors)
         try:
-            _wait_for(address, worker, errors)
+            _wait_for(endpoint, worker, errors)
             with _patiently(
                 lambda: SplitLlama.launch(
                     checkpoint, stage, workload.device, endpoint=endpoint, **slower
@@ -214,10 +214,10 @@ def _patiently(launch: Callable[[], SplitLlama]) -> SplitLlama:
     return launch()
 
 
-def _wait_for(address: Path, worker: int, errors: Path) -> None:
+def _wait_for(endpoint: str, worker: int, errors: Path) -> None:
     """Wait until the worker has made its address."""
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while not address.exists():
+    while not is_made(endpoint):
         if os.waitid(os.P_PID, worker, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             words = errors.read_text(errors="replace").strip().rpartition("\n")[2]
             raise RuntimeError(f"the worker ended at its start: {words}")

@@ -9,6 +9,7 @@ import pytest
 _INI = {
     "perf_model": ("model that the stages run", "tiny"),
     "perf_tokens": ("length of the prompt", "64"),
+    "perf_stages": ("names of the stages that are gated; without any, the ladder's", ""),
     "perf_device": ("device of the worker and of the unsplit model", "cpu"),
 }
 
@@ -17,6 +18,11 @@ def declare(parser: pytest.Parser) -> None:
     """Declare the ini settings."""
     for name, (text, default) in _INI.items():
         parser.addini(name, f"{text} (default: {default})", default=default)
+
+
+def gated_stages(config: pytest.Config) -> list[str]:
+    """Return the names in the ini setting ``perf_stages``; none stand for the ladder's."""
+    return str(config.getini("perf_stages")).replace(",", " ").split()
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ class CpuDevice(Device):
         dtype = self._kernels.dtype if self._whole_layers else self.dtype
         if self._decode:
             self._decode.load()
-        return KvCache.of(self._config, dtype, batch, capacity)
+        promised = sum(cache.memory.nbytes for cache in self._caches.values())
+        return KvCache.of(self._config, dtype, batch, capacity, promised)
 
     def batch_linear(
         self, layer: int, modules: Sequence[str], x: torch.Tensor, outputs: Sequence[torch.Tensor]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from runtime.caches import Window, cache_bytes
 from runtime.checkpoints import ModelConfig
 from runtime.errors import ProtocolError
+from runtime.memory import available_bytes
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -20,19 +20,24 @@ class KvCache:
     memory: torch.Tensor
 
     @classmethod
-    def of(cls, config: ModelConfig, dtype: torch.dtype, batch: int, capacity: int) -> KvCache:
+    def of(
+        cls, config: ModelConfig, dtype: torch.dtype, batch: int, capacity: int, promised: int = 0
+    ) -> KvCache:
         """Take host memory, of which pages become real when they are first written to.
 
         It is mapped for this cache alone, and so given back with it: what an allocator keeps for its next user
-        may stay with the process for ever.
+        may stay with the process for ever. ``promised`` is the size of all other caches, in bytes: it may all
+        be wanted yet.
 
         Raises:
             ProtocolError: if the machine has not enough.
         """
         size = cache_bytes(config, dtype.itemsize, batch, capacity)
-        available = psutil.virtual_memory().available
+        available = available_bytes() - promised
         if size > available:
-            raise ProtocolError("cache", f"needs {size:,} bytes, {available:,} are available")
+            raise ProtocolError(
+                "cache", f"needs {size:,} bytes, {max(0, available):,} are available"
+            )
         shape = (config.num_layers, 2, batch, config.num_kv_heads, capacity, config.head_dim)
         try:
             memory = mmap.mmap(-1, size)

@@ -18,7 +18,8 @@ from runtime.tensors import TensorSpec
 ALIGNMENT = 64  # a cache line, and the widest vector register
 
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; Python 3.11 has no name for it
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1; Python 3.11 has no name for it
 
 
 def aligned(size: int) -> int:
@@ -81,6 +82,22 @@ class Arena:
             return cls(descriptor, size)
         except (OSError, ValueError) as error:
             raise ArenaError(f"arena: cannot map {size:,} bytes ({error})") from error
+
+    def close_to_holes(self, descriptor: int) -> None:
+        """Forbid the other side, which has mapped this arena, to take pages out of it.
+
+        Nobody can map it for writing any more, either.
+
+        Raises:
+            ProtocolError: if the other side has done so before, or has sealed the memory against this.
+        """
+        try:
+            seals = _F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        except PermissionError as error:
+            raise ProtocolError("arena", "was sealed by the worker") from error
+        if os.fstat(descriptor).st_blocks * 512 < self.size:
+            raise ProtocolError("arena", "has lost pages")
 
     def tensor(self, field: str, spec: TensorSpec, offset: int) -> torch.Tensor:
         """Return a tensor that looks at the bytes from ``offset`` on.

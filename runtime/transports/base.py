@@ -57,6 +57,14 @@ class Channel(ABC):
         """
 
     @abstractmethod
+    def expect(self, tensors: int) -> None:
+        """Check that the last message brought along what stands for so many tensors, and nothing else.
+
+        Raises:
+            ProtocolError: if it did not; never where everything stands in the message.
+        """
+
+    @abstractmethod
     def send(self, message: Data) -> None:
         """Send one message.
 
@@ -112,6 +120,14 @@ class ServerChannel(Channel):
         Raises:
             ProtocolError: if the place cannot hold it.
         """
+
+    @property
+    def taken(self) -> bool:
+        """Whether the last message's sender is not the client that is kept; never where each has a channel."""
+        return False
+
+    def keep(self) -> None:
+        """Serve the sender of the last message alone, until its connection ends."""
 
     on_new_memory: Callable[[torch.Tensor], None] | None = None
     """Called with all of the shared memory, as bytes, whenever the client brings some."""

@@ -1,4 +1,4 @@
-"""The transports by name. A new one is a file like those two, and a row here."""
+"""The transports by name. A new one is a file like those, and a row here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from runtime.transports import curve, endpoints, shared_memory, zmq_msgpack
+from runtime.transports import curve, endpoints, shared_memory, zmq_frames, zmq_msgpack
 from runtime.transports.base import ClientChannel, ServerChannel, Transport
 from runtime.transports.endpoints import Endpoint
 
 TRANSPORTS: Mapping[str, Transport] = MappingProxyType(
-    {transport.name: transport for transport in (zmq_msgpack.TRANSPORT, shared_memory.TRANSPORT)}
+    {
+        transport.name: transport
+        for transport in (zmq_msgpack.TRANSPORT, shared_memory.TRANSPORT, zmq_frames.TRANSPORT)
+    }
 )
 
 

@@ -83,6 +83,9 @@ class _SeqpacketChannel:
         except OSError as error:
             raise PeerGone from error
 
+    def expect(self, tensors: int) -> None:
+        """Nothing to do: places stand in the message."""
+
     def _receive(self, ancillary_bytes: int = 0) -> tuple[bytes, Ancillary]:
         """Return the next message and what came with it."""
         started = time.perf_counter()
@@ -152,17 +155,23 @@ class SharedMemoryClient(_SeqpacketChannel, ClientChannel):
         self._slots = None
         arena, descriptor = Arena.create(payload_bytes)
         try:
+            self._offer(arena, descriptor)
+        finally:
+            os.close(descriptor)
+        self._slots = Slots(arena)
+
+    def _offer(self, arena: Arena, descriptor: int) -> None:
+        """Have the worker map it; after that it can neither be mapped again nor lose a page."""
+        try:
             socket.send_fds(self._socket, [_ARENA], [descriptor])
         except OSError as error:
             raise PeerGone from error
-        finally:
-            os.close(descriptor)
         answer = self.receive()
         if answer != _ARENA_MAPPED:
             raise ArenaError(
-                f"arena: the worker could not map {payload_bytes:,} bytes: {answer[:_MAX_REASON]!r}"
+                f"arena: the worker could not map {arena.size:,} bytes: {answer[:_MAX_REASON]!r}"
             )
-        self._slots = Slots(arena)
+        arena.close_to_holes(descriptor)
 
     def empty(self, spec: TensorSpec) -> torch.Tensor:
         return self._place(spec)[0]

@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -29,10 +29,11 @@ from runtime.devices.base import Device
 from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.service import Service
 from runtime.stages import Stage, find_stage
+from runtime.transports import zmq_frames, zmq_msgpack
 from runtime.transports.base import ClientChannel, PeerGone, ServerChannel
 from runtime.transports.endpoints import Endpoint
 from runtime.transports.shared_memory import SharedMemoryClient, SharedMemoryServer
-from runtime.transports.zmq_msgpack import ZmqClient, ZmqServer
+from runtime.transports.zmq_sockets import ZmqServer
 
 disable_progress_bar()
 
@@ -247,9 +248,9 @@ def serve_with_device(
 def channel_to(
     service: Service, stage: Stage, *, timeout_s: float = 60.0
 ) -> Iterator[ClientChannel]:
-    """The trusted side's end of the stage's transport to ``service``, which runs in a thread."""
-    route = _zmq_route if stage.transport == "zmq-msgpack" else _shared_memory_route
-    with route(service) as channel:
+    """The trusted side's end of the stage's route to ``service``, which runs in a thread."""
+    ends = _ZMQ_ENDS.get(stage.transport)
+    with _zmq_route(service, *ends) if ends else _shared_memory_route(service) as channel:
         channel.set_timeout(timeout_s)
         yield channel
 
@@ -267,11 +268,15 @@ def _shared_memory_route(service: Service) -> Iterator[ClientChannel]:
 
 
 @contextmanager
-def _zmq_route(service: Service) -> Iterator[ClientChannel]:
+def _zmq_route(
+    service: Service,
+    client_end: Callable[[Endpoint], ClientChannel],
+    server_end: Callable[[Endpoint], ServerChannel],
+) -> Iterator[ClientChannel]:
     with tempfile.TemporaryDirectory() as folder:
         endpoint = Endpoint("ipc", f"{folder}/worker")
-        thread = _start(service, _EndingZmqServer(endpoint))
-        client = ZmqClient(endpoint)
+        thread = _start(service, server_end(endpoint))
+        client = client_end(endpoint)
         try:
             yield client
         finally:
@@ -281,14 +286,28 @@ def _zmq_route(service: Service) -> Iterator[ClientChannel]:
             _join(thread)
 
 
-class _EndingZmqServer(ZmqServer):
+class _Ending(ZmqServer):
     """A worker ends with its process, a thread when it is told to."""
 
-    def receive(self) -> bytes:
+    def receive(self) -> bytes | memoryview:
         message = super().receive()
         if message == _GOODBYE:
             raise PeerGone
         return message
+
+
+class _EndingMsgpack(_Ending, zmq_msgpack.MsgpackServer):
+    pass
+
+
+class _EndingFrames(_Ending, zmq_frames.FramesServer):
+    pass
+
+
+_ZMQ_ENDS = {
+    "zmq-msgpack": (zmq_msgpack.MsgpackClient, _EndingMsgpack),
+    "zmq-frames": (zmq_frames.FramesClient, _EndingFrames),
+}
 
 
 def _say_goodbye(endpoint: str) -> None:

@@ -36,7 +36,7 @@ from runtime.messages import PROTOCOL_VERSION, Hello
 from runtime.operations import Call, output_specs
 from runtime.tensors import DTYPE_NAMES, DTYPES, TensorSpec
 from runtime.transports.base import ClientChannel
-from runtime.transports.registry import connect
+from runtime.transports.registry import TRANSPORTS, connect
 from runtime.transports.shared_memory import SharedMemoryClient
 
 MODEL = "tiny"
@@ -191,6 +191,11 @@ class RawClient(ABC):
     def greet(self) -> Fields:
         """Open a new session."""
         answer = self.exchange({"hello": self._hello})
+        # The worker may not yet have noticed that its last client has gone.
+        deadline = time.monotonic() + PATIENCE_S
+        while answer.get("error", {}).get("kind") == "busy" and time.monotonic() < deadline:
+            time.sleep(0.01)
+            answer = self.exchange({"hello": self._hello})
         self.session, self.sequence = answer["session"], 0
         return answer
 
@@ -472,7 +477,8 @@ class FakeZmqWorker(FakeWorker):
 
     def __init__(self, checkpoint: Checkpoint, stage: str, folder: Path) -> None:
         super().__init__(checkpoint, stage)
-        self.endpoint = f"ipc://{folder}/fake"
+        by_path = "ipc" in TRANSPORTS[self.stage.transport].routes
+        self.endpoint = f"ipc://{folder}/fake" if by_path else f"tcp://127.0.0.1:{free_port()}"
         self._context = zmq.Context()
         # A ROUTER can leave a request unanswered; REP could not go on after that.
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -492,7 +498,7 @@ class FakeZmqWorker(FakeWorker):
     def _serve(self) -> None:
         with contextlib.suppress(zmq.ContextTerminated), self.socket:
             while True:
-                peer, empty, raw = self.socket.recv_multipart()
+                peer, empty, raw, *_ = self.socket.recv_multipart()
                 answer = self._answer(raw)
                 if answer is not None:
                     parts = answer if isinstance(answer, list) else [answer]

@@ -85,7 +85,7 @@ def test_after_random_faults_there_is_a_typed_error_and_nothing_is_left(folder: 
         for _ in range(2):
             faults.of_a_launched_worker()
         faults.of_a_parent()
-    assert [name for name in leftovers(folder) if "pymp-" not in name] == []
+    assert leftovers(folder) == []
 
 
 @pytest.mark.parametrize("stage", ["baseline", "shared-memory"])

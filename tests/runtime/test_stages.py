@@ -9,13 +9,13 @@ import torch
 
 from runtime import STAGES, SplitError
 from runtime.errors import InputError
-from runtime.stages import find_stage
+from runtime.stages import find_stage, ladder
 
 
 def test_the_ladder_is_that_of_the_specification() -> None:
     rows = [
         (stage.name, stage.transport, stage.granularity, stage.dtype, stage.attention)
-        for stage in STAGES.values()
+        for stage in ladder()
     ]
     assert rows == [
         ("baseline", "zmq-msgpack", "operation", "float32", "trusted"),
@@ -27,10 +27,19 @@ def test_the_ladder_is_that_of_the_specification() -> None:
 
 
 def test_stages_are_found_by_their_own_names_in_order() -> None:
-    assert list(STAGES) == ["baseline", "shared-memory", "fused", "bf16", "resident"]
+    assert list(STAGES) == ["baseline", "shared-memory", "fused", "bf16", "resident", "fused-tcp"]
     for name, stage in STAGES.items():
         assert stage.name == name
         assert find_stage(name) is stage
+
+
+def test_a_row_beside_the_ladder_differs_by_one_change_from_the_one_it_names() -> None:
+    beside = [stage for stage in STAGES.values() if stage.beside]
+    assert [stage.name for stage in beside] == ["fused-tcp"]
+    for stage in beside:
+        other, own = (dataclasses.asdict(row) for row in (STAGES[stage.beside], stage))
+        changed = {name for name in own if own[name] != other[name]}
+        assert len(changed - {"name", "beside", "worker_sees"}) == 1
 
 
 def test_element_types() -> None:
@@ -40,6 +49,7 @@ def test_element_types() -> None:
         "fused": torch.float32,
         "bf16": torch.bfloat16,
         "resident": torch.bfloat16,
+        "fused-tcp": torch.float32,
     }
 
 

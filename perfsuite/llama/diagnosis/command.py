@@ -69,7 +69,7 @@ def run(
             "--what-if",
             "KEY=VALUE",
             "project another transport=, device=, dtype= or number of calls rpc=; may be repeated. "
-            "Transports: zmq-ipc, zmq-tcp, shared-memory. Devices: a100, h100, h100-pcie, h200, l4, l40s. "
+            "Transports: zmq-ipc, zmq-tcp, shared-memory, frames-tcp. Devices: a100, h100, h100-pcie, h200, l4, l40s. "
             "Types: float32, bfloat16. Calls: from 1 to 1,000,000",
         ),
     ] = None,

@@ -16,7 +16,6 @@ from runtime.devices.layer_kernels import LayerKernels
 from runtime.devices.scratch import Scratch
 
 Run = Callable[[], object]
-Out = Callable[..., torch.Tensor]
 
 SHARED_BYTES = 64 << 20
 

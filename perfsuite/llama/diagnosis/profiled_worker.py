@@ -20,6 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from perfsuite.errors import MeasurementError
+from perfsuite.llama.addresses import own_address
 from perfsuite.llama.diagnosis.timeline import Event, profiled_events, trace_events
 from runtime import SplitLlama, worker
 from runtime.checkpoints import Checkpoint
@@ -50,7 +51,7 @@ def profiled_forward(
     """
     with tempfile.TemporaryDirectory(prefix="split-llama-") as folder:
         file = Path(folder) / "profile.json"
-        endpoint = f"{TRANSPORTS[stage.transport].scheme}://{folder}/worker"
+        endpoint = own_address(TRANSPORTS[stage.transport].scheme, folder)
         command = [
             sys.executable, "-m", "perfsuite.llama.diagnosis.profiled_worker", str(file),
             "--model", checkpoint.source, "--stage", stage.name, "--device", device,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from perfsuite.errors import UnsplitError
-from perfsuite.llama.beside_llama_cpp import weight_bytes, write_gguf
+from perfsuite.llama.beside_llama_cpp import write_gguf
+from perfsuite.llama.cost_model import token_bytes
 from runtime.checkpoints import load_checkpoint
 from tests.runtime.models import rope_kinds, small_config, temporary_model
 
@@ -49,7 +50,7 @@ def test_of_the_embedding_a_token_reads_one_row_unless_it_is_the_head_too() -> N
     found, whole = [], 0
     for tied in (False, True):
         with temporary_model(small_config(tie_word_embeddings=tied)) as checkpoint:
-            found.append(weight_bytes(checkpoint, torch.bfloat16))
+            found.append(token_bytes(checkpoint.config, torch.bfloat16, 0))
             whole = sum(
                 torch.Size(shape).numel() for shape in checkpoint.expected_shapes().values()
             )

@@ -7,6 +7,7 @@ import pytest
 
 from perfsuite.llama.bursts import patterns
 from perfsuite.llama.cost_model import BOUNDS, Accelerator, Assumptions, predict
+from perfsuite.llama.diagnosis.routes import ROUTES
 from perfsuite.llama.machine_constants import (
     Curve,
     MachineConstants,
@@ -48,7 +49,7 @@ def constants(config: ModelConfig) -> MachineConstants:
     for pattern in patterns(config, STAGES.values(), TOKENS):
         for row in (row for burst in pattern for row in burst.operations):
             rates.setdefault(rate_key(row), []).append(Rate(row.shape, RATE))
-    return MachineConstants(dict.fromkeys(("zmq-ipc", "shared-memory"), route), rates, 4 * RATE)
+    return MachineConstants(dict.fromkeys(ROUTES, route), rates, 4 * RATE)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -43,5 +43,7 @@ def test_a_narrower_type_halves_the_bytes() -> None:
 
 def test_results_lie_where_the_transport_puts_them() -> None:
     memory = {name: memory_of(stage.transport) for name, stage in STAGES.items()}
-    assert memory == dict.fromkeys(STAGES, "arena") | {"baseline": "private"}
+    assert memory == dict.fromkeys(STAGES, "arena") | dict.fromkeys(
+        ("baseline", "fused-tcp"), "private"
+    )
     assert [memory_of(route) for route in ("zmq-tcp", "shared-memory")] == ["private", "arena"]

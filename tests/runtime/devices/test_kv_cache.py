@@ -60,3 +60,13 @@ def test_a_cache_that_the_machine_has_no_memory_for_is_refused_with_both_sizes(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(ProtocolError, match=f"needs {size:,} bytes, {size - 1:,} are available"):
         KvCache.of(CONFIG, torch.float32, BATCH, CAPACITY)
+
+
+def test_what_other_caches_may_yet_take_is_not_promised_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = cache_bytes(CONFIG, 4, BATCH, CAPACITY)
+    monkeypatch.setattr("runtime.devices.kv_cache.available_bytes", lambda: 2 * size)
+    KvCache.of(CONFIG, torch.float32, BATCH, CAPACITY, promised=size)
+    with pytest.raises(ProtocolError, match=f"{size - 1:,} are available"):
+        KvCache.of(CONFIG, torch.float32, BATCH, CAPACITY, promised=size + 1)

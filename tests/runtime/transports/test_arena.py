@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import gc
+import mmap
 import os
 import random
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from torch.utils.dlpack import from_dlpack
 from runtime.errors import ArenaError, ProtocolError
 from runtime.tensors import TensorSpec
 from runtime.transports.arena import ALIGNMENT, Arena, Slots, aligned
+from runtime.transports.shared_memory import SharedMemoryClient
 from tests.runtime.peers import (
     Footprint,
     arena_mappings,
@@ -34,6 +38,8 @@ from tests.runtime.peers import (
 )
 
 PAGE = 4096
+PUNCH_HOLE = 0x03  # linux/falloc.h, and keep the size
+MADV_REMOVE = 9
 F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1; Python 3.11 has no name for it
 
 
@@ -238,14 +244,114 @@ def test_nobody_can_resize_an_arena(size: int) -> None:
         os.close(descriptor)
 
 
-def test_nobody_can_add_a_seal_that_would_stop_the_other_side() -> None:
-    _, descriptor = Arena.create(PAGE)
+@pytest.fixture
+def shared() -> Iterator[tuple[Arena, Arena, int]]:
+    """An arena, the same as the other side has mapped it, and the descriptor that both have."""
+    ours, descriptor = Arena.create(16 * PAGE)
+    theirs = Arena.attach(descriptor)
+    ours.as_bytes().fill_(7)
+    yield ours, theirs, descriptor
+    os.close(descriptor)
+
+
+def punch(descriptor: int, offset: int, size: int) -> None:
+    """Take pages out of a file, as a worker can who has its descriptor."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    arguments = (ctypes.c_long(offset), ctypes.c_long(size))
+    if libc.fallocate(descriptor, PUNCH_HOLE, *arguments):
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def test_without_the_last_seal_whoever_has_an_arena_can_take_pages_out_of_it(
+    shared: tuple[Arena, Arena, int],
+) -> None:
+    """What that does: no crash, but zeros, and memory that is charged anew."""
+    ours, _, descriptor = shared
+    punch(descriptor, 4 * PAGE, 4 * PAGE)
+    assert ours.as_bytes()[4 * PAGE : 8 * PAGE].eq(0).all()
+    assert ours.as_bytes()[: 4 * PAGE].eq(7).all()
+
+
+def test_nobody_can_take_a_page_out_of_an_arena_that_both_have_mapped(
+    shared: tuple[Arena, Arena, int],
+) -> None:
+    ours, theirs, descriptor = shared
+    ours.close_to_holes(descriptor)
+    again = os.open(
+        f"/proc/self/fd/{descriptor}", os.O_RDWR
+    )  # of which it may make as many as it likes
     try:
-        for seal in (fcntl.F_SEAL_WRITE, F_SEAL_FUTURE_WRITE):
+        for each in (descriptor, again):
             with pytest.raises(PermissionError):
-                fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seal)
+                punch(each, 4 * PAGE, 4 * PAGE)
+            with pytest.raises(PermissionError):
+                mmap.mmap(each, 16 * PAGE)
+        with pytest.raises(PermissionError):
+            theirs._map.madvise(MADV_REMOVE, 4 * PAGE, 4 * PAGE)
     finally:
-        os.close(descriptor)
+        os.close(again)
+    assert ours.as_bytes().eq(7).all()
+    theirs.as_bytes()[5 * PAGE] = 8  # and both go on writing
+    assert ours.as_bytes()[5 * PAGE] == 8
+
+
+def test_pages_that_were_taken_out_before_are_noticed(shared: tuple[Arena, Arena, int]) -> None:
+    ours, _, descriptor = shared
+    punch(descriptor, 0, PAGE)
+    with pytest.raises(ProtocolError, match="arena: has lost pages"):
+        ours.close_to_holes(descriptor)
+
+
+def test_seals_that_the_other_side_adds_first_are_noticed(
+    shared: tuple[Arena, Arena, int],
+) -> None:
+    ours, _, descriptor = shared
+    with pytest.raises(OSError, match="busy"):  # it would stop this side's writing
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
+    with pytest.raises(ProtocolError, match="arena: was sealed by the worker"):
+        ours.close_to_holes(descriptor)
+
+
+class KeepingWorker:
+    """Maps what it is given, and keeps the descriptor, after ``before`` was done with it."""
+
+    def __init__(self, before: Callable[[int], object]) -> None:
+        ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.client = SharedMemoryClient(ours)
+        self._before = before
+        self.descriptor = -1
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        _, (self.descriptor,), _, _ = socket.recv_fds(self._theirs, 100, 1)
+        self.arena = Arena.attach(self.descriptor)
+        self._before(self.descriptor)
+        self._theirs.send(b"mapped")
+
+    def close(self) -> None:
+        self._thread.join()
+        self.client.close()
+        self._theirs.close()
+        os.close(self.descriptor)
+
+
+def test_a_worker_that_keeps_the_descriptor_can_do_nothing_with_it() -> None:
+    with contextlib.closing(KeepingWorker(lambda descriptor: None)) as worker:
+        worker.client.prepare(16 * PAGE)
+        with pytest.raises(PermissionError):
+            punch(worker.descriptor, 0, PAGE)
+        ours = worker.client.empty(spec(PAGE)).fill_(3.0)
+        assert worker.arena.tensor("x", spec(PAGE), 0).equal(ours)
+
+
+def test_a_worker_that_takes_pages_out_in_time_is_noticed() -> None:
+    with (
+        contextlib.closing(KeepingWorker(lambda each: punch(each, 0, PAGE))) as worker,
+        pytest.raises(ProtocolError, match="arena: has lost pages"),
+    ):
+        worker.client.prepare(16 * PAGE)
 
 
 def test_both_sides_see_the_same_bytes_without_the_descriptor() -> None:

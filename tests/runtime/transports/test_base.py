@@ -105,7 +105,12 @@ def test_a_tensor_arrives_as_it_was(route: Route, spec: TensorSpec) -> None:
     assert sent.is_contiguous()
     copies = route.client.payload_copies
     payload = route.client.pack(sent)
+    route.client.send(b"with it")
+    route.server.receive()
+    route.server.expect(1)
     arrived = route.server.unpack("x", spec, decoded(payload))
+    route.server.send(b"answered")
+    route.client.receive()
     assert TensorSpec.of(arrived) == spec
     assert torch.equal(arrived, values)
     assert torch.equal(sent, values)
@@ -127,9 +132,15 @@ def test_results_come_to_where_the_client_looks_for_them(
         route.server.destination(index, spec, named).copy_(values_of(spec))
         for index, spec in enumerate(wanted)
     ]
+    route.client.send(b"a request")
+    route.server.receive()
+    payloads = [] if places else [decoded(route.server.pack(result)) for result in results]
+    route.server.send(b"its reply")
+    route.client.receive()
+    route.client.expect(len(payloads))
     found = [tensor for tensor, _ in places] or [
-        route.client.unpack("x", spec, decoded(route.server.pack(result)))
-        for spec, result in zip(wanted, results, strict=True)
+        route.client.unpack("x", spec, payload)
+        for spec, payload in zip(wanted, payloads, strict=True)
     ]
     for spec, result in zip(wanted, found, strict=True):
         assert torch.equal(result, values_of(spec))

@@ -16,7 +16,7 @@ from runtime.errors import (
 )
 from runtime.transports.endpoints import Endpoint, listen
 from runtime.transports.registry import connect
-from runtime.transports.zmq_msgpack import ZmqServer
+from runtime.transports.zmq_msgpack import MsgpackServer
 
 AT_ONCE_S = 2.0
 PROMPT = [3, 1, 4, 1, 5]
@@ -64,7 +64,7 @@ def test_a_file_is_never_taken_for_a_socket_that_was_left_behind(
 
 LISTEN: dict[str, Callable[[Path], object]] = {
     "unix": lambda path: listen(str(path)),
-    "ipc": lambda path: ZmqServer(Endpoint("ipc", str(path))),
+    "ipc": lambda path: MsgpackServer(Endpoint("ipc", str(path))),
 }
 
 
