@@ -172,7 +172,9 @@ class CudaDevice(Device):
     def next_logits(self, token_ids: torch.Tensor, out: torch.Tensor, window: Window) -> None:
         token_ids = checked_ids(token_ids, self._config.vocab_size)
         hidden = functional.embedding(self._load(token_ids), self._embeddings)
-        normed = self._normed(self._last_position(hidden, window), self._final_norm)
+        # Rounded as it would cross to the trusted side, whose norm is of the rounded sum.
+        last = self._last_position(hidden, window).to(self.dtype)
+        normed = self._normed(last, self._final_norm)
         out.copy_(functional.linear(normed, self._head), non_blocking=True)
 
     def _last_position(self, x: torch.Tensor, window: Window) -> torch.Tensor:

@@ -132,7 +132,7 @@ class DecodeKernels:
         return bool(self._weights)
 
     def load(self) -> None:
-        """Read the layers' weights, once: float32 ones stay where the file is mapped, others take memory."""
+        """Read the layers' weights, once: they lie in memory beside those that are packed for prompts."""
         if self.ready:
             return
         loaded: list[dict[str, _Weight]] = []
