@@ -162,7 +162,7 @@ from tests.runtime.peers import arena_mappings
 assert os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize == 64 << 20
 with runtime.SplitLlama.launch(runtime.load_checkpoint("tiny"), "shared-memory") as llama:
     before = llama.forward([1, 2, 3])
-    llama.forward([1] * 2048)
+    llama.forward([[1] * 1024] * 4)
     # More than it could hold was shared.
     assert llama._channel._slots.arena.size > 64 << 20
     assert llama.forward([1, 2, 3]).equal(before)
@@ -183,7 +183,7 @@ with runtime.SplitLlama.launch(runtime.load_checkpoint("tiny"), "shared-memory")
     resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 20, 16 << 20))
     for _ in range(3):
         try:
-            llama.forward([1] * 2048)
+            llama.forward([[1] * 1024] * 4)
         except ArenaError as error:
             assert "wanted" in str(error) and "available" in str(error), error
         else:

@@ -312,8 +312,10 @@ def bad_shape(draw: st.DrawFn, name: str, fields: Fields, shared: bool) -> Malfo
         axis = draw(st.integers(0, len(shape) - 1))
         odd: tuple[Any, ...] = (0, -1, True, 1.0, None, "1", b"\x01", [1], *HUGE)
         shape[axis] = draw(st.sampled_from(odd))
-        # A huge dimension is a number, but nothing is as long: either may be named, or its place.
-        return Malformed(f"{name} of {shape}", fields, path + "(shape|payload)")
+        # A huge dimension is a number, but nothing is as long: either may be named, or its place, or what it is
+        # multiplied with, which is not as long either.
+        of = "inputs\\[[01]\\]\\." if fields["operation"] == "matmul" else path
+        return Malformed(f"{name} of {shape}", fields, of + "(shape|payload)")
     if kind == "rank":
         tensor["shape"] = draw(st.sampled_from(([], [1] * 5, [1] * 4, [1] * 4000)))
         rank = len(tensor["shape"])

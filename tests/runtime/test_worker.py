@@ -210,8 +210,9 @@ def test_a_client_of_another_protocol_version_is_refused_by_name(
     workers: Callable[[str], RealWorker],
 ) -> None:
     for scheme in SCHEMES:
-        with workers(scheme).raw() as client:
-            greeting = {**hello(tiny(), workers(scheme).stage), "protocol": 999, "new": True}
+        worker = workers(scheme)
+        with worker.raw() as client:
+            greeting = {**hello(tiny(), worker.stage), "protocol": 999, "new": True}
             error = client.exchange({"hello": greeting})["error"]
             assert error["kind"] == "handshake"
             assert "protocol" in error["problem"]

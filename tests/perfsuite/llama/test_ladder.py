@@ -83,10 +83,10 @@ def test_ratios_point_the_way_they_say(ladder: Run) -> None:
 
 def test_calls_are_counted_and_phases_fill_the_total(ladder: Run) -> None:
     layers = load_checkpoint("tiny").config.num_layers
-    per_layer = {"operation": 6, "layer": 1}
+    calls = {"operation": 2 + 6 * layers, "layer": 2 + layers, "model": 3}
     for row in ladder.result["stages"]:
         stage = STAGES[row["name"]]
-        assert row["rpc_count"] == 2 + per_layer[stage.granularity] * layers
+        assert row["rpc_count"] == calls[stage.granularity]
         assert sum(row["phases_s"].values()) <= 1.5 * row["latency_s"]["high"]
 
 

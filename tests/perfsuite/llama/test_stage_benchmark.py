@@ -18,7 +18,16 @@ ROOT = Path(runtime.__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    settings = ["-o", "perf_tokens=16", "-p", "no:cacheprovider", "-n0"]
+    every = " ".join(runtime.STAGES)
+    settings = [
+        "-o",
+        "perf_tokens=16",
+        "-o",
+        f"perf_stages={every}",
+        "-p",
+        "no:cacheprovider",
+        "-n0",
+    ]
     arguments = [f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml"), *settings]
     target = Target("stages", ROOT / "perfsuite" / "test_latency.py", arguments, folder=ROOT)
     with Pool(target, tmp_path_factory.mktemp("scratch"), servers=1) as pool:

@@ -11,7 +11,13 @@ import pytest
 
 from perfsuite.llama.stage_workload import StageWorkload, declare
 
-SETTINGS = {"perf_model": "tiny", "perf_tokens": "64", "perf_device": "cpu", "perf_threads": "1"}
+SETTINGS = {
+    "perf_model": "tiny",
+    "perf_tokens": "64",
+    "perf_stages": "",
+    "perf_device": "cpu",
+    "perf_threads": "1",
+}
 
 
 def config(**changes: str) -> Any:
@@ -22,7 +28,7 @@ def test_settings_have_defaults() -> None:
     declared: dict[str, Any] = {}
     parser = SimpleNamespace(addini=lambda name, text, default: declared.update({name: default}))
     declare(parser)  # type: ignore[arg-type]
-    assert declared == {"perf_model": "tiny", "perf_tokens": "64", "perf_device": "cpu"}
+    assert declared == {name: SETTINGS[name] for name in SETTINGS if name != "perf_threads"}
 
 
 def test_latencies_hang_on_what_is_run_and_threads_belong_to_the_machine() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from perfsuite.__main__ import main
 from perfsuite.llama.diagnosis import command
+from perfsuite.llama.diagnosis.routes import ROUTES
 from perfsuite.llama.results import PHASES
 from perfsuite.render.terminal import WIDTH
 from runtime import STAGES, load_checkpoint
@@ -59,7 +60,7 @@ def test_the_json_is_as_specified(diagnosis: Run) -> None:
 @pytest.mark.slow
 def test_every_route_was_swept_from_kilobytes_to_the_largest(diagnosis: Run) -> None:
     transport = diagnosis.result["transport"]
-    assert list(transport) == ["zmq-ipc", "zmq-tcp", "shared-memory"]
+    assert list(transport) == list(ROUTES)
     for found in transport.values():
         for how in ("back_to_back", "between_sweeps"):
             sizes = found[how]["sent"]["bytes"]
