@@ -113,6 +113,8 @@ class Faults:
         if worker is None:
             scheme = TRANSPORTS[STAGES[stage].transport].scheme
             place = f"127.0.0.1:{free_port()}" if scheme == "tcp" else f"{self._folder}/{stage}"
+            # Its worker is killed at the end, and nobody who is killed takes his address along.
+            self._started.callback(Path(place).unlink, missing_ok=True)
             worker = RealWorker(stage, f"{scheme}://{place}")
             self._workers[stage] = self._started.enter_context(worker)
             worker.launch().close()
