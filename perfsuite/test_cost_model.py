@@ -26,6 +26,8 @@ MARGIN = 3.0
 """A total may be wrong by this factor either way."""
 UNEXPLAINED = 0.03
 """Share of the measured time that the phases may leave over."""
+OUTSIDE_S = 300e-6
+"""What a forward takes outside of its trace, checking the prompt above all; of a fast stage that is a larger share."""
 
 
 ATTEMPTS = 3
@@ -41,16 +43,21 @@ def test_the_model_still_explains_the_ladder() -> None:
     problems = []
     for _ in range(ATTEMPTS):
         measured = measure(checkpoint, ids, stages, threads=threads, rounds=ROUNDS)
-        errors, unexplained = {}, {}
+        errors, unexplained, outside = {}, {}, {}
         for stage in stages:
             section = stage_section(stage, measured.forwards[stage.name])
             prediction = predict(checkpoint.config, stage, TOKENS, measured.findings.constants)
             errors[stage.name] = prediction.total_s / section.measured_s
             unexplained[stage.name] = section.unexplained_share
+            outside[stage.name] = section.unexplained_s
             assert list(prediction.phases) == list(PHASES)
             assert prediction.rpc_count == section.rpc_count
         right = all(1 / MARGIN < error < MARGIN for error in errors.values())
-        if right and all(abs(share) < UNEXPLAINED for share in unexplained.values()):
+        explained = all(
+            abs(unexplained[name]) < UNEXPLAINED or abs(outside[name]) < OUTSIDE_S
+            for name in unexplained
+        )
+        if right and explained:
             return
         if not measured.disturbed:
             pytest.fail(f"predicted / measured: {errors}, unexplained: {unexplained}")
