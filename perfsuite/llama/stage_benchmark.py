@@ -72,7 +72,7 @@ class StageBenchmark:
                     logits_to_keep=1,
                 )
                 output.logits[:, -1].float().cpu()
-            cache.crop(self._workload.tokens)
+            cache.crop(-DECODED)  # so many at its end
 
     def unsplit_forward(self) -> None:
         """Run one forward pass of the unsplit model in this process, on the same weights and device."""
