@@ -62,3 +62,14 @@ def test_what_the_runtime_refuses_is_told(pool: Pool) -> None:
         pool.open(node("fused"), "fused", delays={"lunch": 2.0}),
     ):
         pass
+
+
+@pytest.mark.parametrize("stage", ["shared-memory", "resident"])
+def test_single_tokens_run_beside_the_unsplit_model_with_its_cache(pool: Pool, stage: str) -> None:
+    test = f"perfsuite/test_latency.py::test_decode_latency[{stage}]"
+    with pool.open(test, f"{stage}-decode", references=[OWN]) as sampled:
+        timed = sampled.measure("subject", runs=3, loops=1, discarded=1)
+        assert min(sampled.measure(OWN, runs=3, loops=1, discarded=0).seconds) > 0
+    for seconds, phases in zip(timed.seconds, timed.phases, strict=True):
+        assert set(phases) == set(PHASES)
+        assert sum(phases.values()) == pytest.approx(seconds, rel=0.2)
