@@ -502,5 +502,6 @@ def test_a_worker_grows_by_the_bytes_of_its_caches_and_gives_them_back(stage: st
         expected = cache_bytes(llama.config, 4 if stage != "resident" else 2, batch, tokens)
         if stage == "resident" and "float32 products" in llama.worker_info["kernels"]:
             expected *= 2  # a processor that does not multiply bfloat16 keeps what it computes with
-        assert grown == pytest.approx(expected, rel=0.05)
-        assert wait_until(lambda: resident() - before < expected // 20)
+        huge_page = 2 << 20  # which the kernel may give for the first or the last part of one
+        assert grown == pytest.approx(expected, abs=expected // 20 + huge_page)
+        assert wait_until(lambda: resident() - before < expected // 20 + huge_page)

