@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from runtime import STAGES, SplitLlama
 from runtime.checkpoints import Checkpoint
+from runtime.devices.base import Device
+from tests.runtime.models import serve_with_device, small_config, temporary_model
 from tests.runtime.peers import RealWorker, free_port, small_checkpoint
 
 
@@ -51,6 +55,31 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     yield worker
     for one in running.values():
         one.close()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """What is as small as the tests' models is not worth the waiting of several threads for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Checkpoint]:
+    """The model of ``small_config()``: 2 layers, 4 heads of 16 that share 2 key heads, 64 positions."""
+    with temporary_model(small_config()) as checkpoint:
+        yield checkpoint
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def served(
+    small: Checkpoint, request: pytest.FixtureRequest
+) -> Iterator[tuple[SplitLlama, Device]]:
+    """That model at each stage, in a thread of this process, and the device that computes."""
+    with serve_with_device(small, request.param) as pair:
+        yield pair
 
 
 @pytest.fixture(scope="session")

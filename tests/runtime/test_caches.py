@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -27,7 +27,7 @@ from runtime.rpc import RpcClient
 from runtime.service import Service
 from runtime.stages import Stage
 from runtime.tensors import TensorSpec
-from tests.runtime.models import channel_to, make_service, small_config, temporary_model
+from tests.runtime.models import channel_to, make_service, small_config
 from tests.runtime.peers import (
     RawSeqpacket,
     RealWorker,
@@ -40,12 +40,6 @@ CONFIG = small_config()  # 2 layers, 4 heads of 16 that share 2 key heads, 64 po
 NUMBERS = (1, 2, 2**62 - 1)
 OTHER = 7  # never opened
 POSITIONS = 64
-
-
-@pytest.fixture(scope="module")
-def small() -> Iterator[Checkpoint]:
-    with temporary_model(CONFIG) as checkpoint:
-        yield checkpoint
 
 
 @dataclass

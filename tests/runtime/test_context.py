@@ -45,6 +45,8 @@ from tests.runtime.models import (
 )
 from tests.runtime.peers import run_script, tiny, wait_until, worker_pid
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = small_config()
 POSITIONS = 64
 FLOAT32_STAGES = tuple(name for name, stage in STAGES.items() if stage.dtype == "float32")
@@ -56,26 +58,6 @@ RANDOM = settings(
 )
 
 Served = tuple[SplitLlama, Device]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # what is as small as here is not worth the waiting of several
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def small() -> Iterator[Checkpoint]:
-    with temporary_model(CONFIG) as checkpoint:
-        yield checkpoint
-
-
-@pytest.fixture(scope="module", params=STAGES)
-def served(small: Checkpoint, request: pytest.FixtureRequest) -> Iterator[Served]:
-    with serve_with_device(small, request.param) as pair:
-        yield pair
 
 
 def bound(llama: SplitLlama) -> float:

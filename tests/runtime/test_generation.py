@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -44,6 +44,8 @@ from tests.runtime.models import (
 )
 from tests.runtime.peers import run_script, tiny, worker_pid
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = small_config()
 POSITIONS = 64
 FLOAT32_STAGES = tuple(name for name, stage in STAGES.items() if stage.dtype == "float32")
@@ -57,26 +59,6 @@ RANDOM = settings(
 )
 
 Served = tuple[SplitLlama, Device]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # what is as small as here is not worth the waiting of several
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def small() -> Iterator[Checkpoint]:
-    with temporary_model(CONFIG) as checkpoint:
-        yield checkpoint
-
-
-@pytest.fixture(scope="module", params=STAGES)
-def served(small: Checkpoint, request: pytest.FixtureRequest) -> Iterator[Served]:
-    with serve_with_device(small, request.param) as pair:
-        yield pair
 
 
 def streamed(llama: SplitLlama, input_ids: Any, *arguments: Any, **named: Any) -> Generation:

@@ -43,12 +43,9 @@ def compiler() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _as_a_worker_of_one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # what is as small as here is not worth the waiting of several
+def _as_a_worker(one_thread: None) -> Iterator[None]:
     with torch.no_grad():
         yield
-    torch.set_num_threads(before)
 
 
 def opened(
