@@ -81,26 +81,27 @@ INLINE float dot(const void *rows, const int is_bf16, long row, long inner, cons
     return sum;
 }
 
-/* out (batch, out_stride) [begin..end) = x (batch, inner) weight^T + bias, or added to it */
+/* out (batch, stride) [begin..end), float32 or bfloat16 = x (batch, inner) weight^T + bias, or added to it */
 INLINE void product(const void *weight, const int is_bf16, const float *bias, long begin, long end, long inner,
-                    const float *x, long batch, float *out, long out_stride, const int add) {
+                    const float *x, long batch, void *out, const int bf16_out, long stride, const int add) {
     for (long row = begin; row < end; row += ROWS)
         for (long b = 0; b < batch; b++) {
             float sums[ROWS];
-            long count = end - row < ROWS ? end - row : ROWS;
+            const long count = end - row < ROWS ? end - row : ROWS;
             if (count == ROWS) dots(weight, is_bf16, row, inner, x + b * inner, sums);
             else for (long i = 0; i < count; i++) sums[i] = dot(weight, is_bf16, row + i, inner, x + b * inner);
             for (long i = 0; i < count; i++) {
-                float *to = out + b * out_stride + row + i;
-                *to = (add ? *to : 0.f) + sums[i] + (bias ? bias[row + i] : 0.f);
+                const long to = b * stride + row + i;
+                const float before = add ? at(out, bf16_out, to) : 0.f;
+                put(out, bf16_out, to, before + sums[i] + (bias ? bias[row + i] : 0.f));
             }
         }
 }
 
 static void multiply(const void *weight, int is_bf16, const float *bias, long begin, long end, long inner,
-                     const float *x, long batch, float *out, long out_stride, int add) {
-    if (is_bf16) product(weight, 1, bias, begin, end, inner, x, batch, out, out_stride, add);
-    else product(weight, 0, bias, begin, end, inner, x, batch, out, out_stride, add);
+                     const float *x, long batch, float *out, long stride, int add) {
+    if (is_bf16) product(weight, 1, bias, begin, end, inner, x, batch, out, 0, stride, add);
+    else product(weight, 0, bias, begin, end, inner, x, batch, out, 0, stride, add);
 }
 
 /* The part of `count` rows that is this thread's, in whole ROWS. */
@@ -252,19 +253,6 @@ void decode_rounded(const shape *s, void *const *layers, long count, char *cache
     for (long i = 0; i < size; i++) put(out, is_bf16, i, sum[i]);
 }
 
-INLINE void rows_of(const void *weight, const int is_bf16, const float *bias, long begin, long end, long inner,
-                    const float *x, long batch, void *out, const int bf16_out, long rows) {
-    for (long row = begin; row < end; row += ROWS)
-        for (long b = 0; b < batch; b++) {
-            float sums[ROWS];
-            const long count = end - row < ROWS ? end - row : ROWS;
-            if (count == ROWS) dots(weight, is_bf16, row, inner, x + b * inner, sums);
-            else for (long i = 0; i < count; i++) sums[i] = dot(weight, is_bf16, row + i, inner, x + b * inner);
-            for (long i = 0; i < count; i++)
-                put(out, bf16_out, b * rows + row + i, sums[i] + (bias ? bias[row + i] : 0.f));
-        }
-}
-
 /* out (batch, rows), float32 or bfloat16 = x (batch, inner) weight^T + bias */
 void few_rows(const void *weight, int bf16_weight, const float *bias, long rows, long inner, const float *x,
               long batch, void *out, int bf16_out, int threads) {
@@ -272,7 +260,7 @@ void few_rows(const void *weight, int bf16_weight, const float *bias, long rows,
     {
         long begin, end;
         share(rows, &begin, &end);
-        if (bf16_weight) rows_of(weight, 1, bias, begin, end, inner, x, batch, out, bf16_out, rows);
-        else rows_of(weight, 0, bias, begin, end, inner, x, batch, out, bf16_out, rows);
+        if (bf16_weight) product(weight, 1, bias, begin, end, inner, x, batch, out, bf16_out, rows, 0);
+        else product(weight, 0, bias, begin, end, inner, x, batch, out, bf16_out, rows, 0);
     }
 }
