@@ -87,8 +87,8 @@ class Generation(Iterator[torch.Tensor]):
         known = (token for token in end_tokens if token < llama.config.vocab_size)
         self._padding = next(known, None)
         # Of its own: the caller may change theirs before the first token is asked for.
-        self._tokens = self._fed = ids.to(torch.int64, copy=True)  # that is fed next
-        self._made = 0
+        self._prompt = self._fed = ids.to(torch.int64, copy=True)  # that is fed next
+        self._made: list[torch.Tensor] = []  # (batch, 1) each
         self._finished = torch.zeros(batch, dtype=torch.bool)
         self._closed = False
 
@@ -112,10 +112,9 @@ class Generation(Iterator[torch.Tensor]):
             token[self._finished] = self._padding
         self._finished = self._stopping.update(token)
         self._fed = token[:, None]
-        self._tokens = torch.cat((self._tokens, self._fed), dim=1)
-        self._made += 1
+        self._made.append(self._fed)
         self._count(time.perf_counter() - started)
-        if self._made == self._max_new_tokens or bool(self._finished.all()):
+        if len(self._made) == self._max_new_tokens or bool(self._finished.all()):
             self.close()
         return token.clone()  # the caller's own
 
@@ -129,19 +128,21 @@ class Generation(Iterator[torch.Tensor]):
     @property
     def tokens(self) -> torch.Tensor:
         """Prompts and what was made of them so far, (batch, tokens) int64."""
-        return self._tokens
+        return torch.cat((self._prompt, *self._made), dim=1)
 
     @property
     def finish_reasons(self) -> list[Reason | Literal["length"] | None]:
         """Why each prompt ended: ``eos``, ``stop``, ``length``; None while it goes on, or where it was cancelled."""
-        length: Literal["length"] | None = "length" if self._made == self._max_new_tokens else None
+        length: Literal["length"] | None = (
+            "length" if len(self._made) == self._max_new_tokens else None
+        )
         return [reason or length for reason in self._stopping.reasons]
 
     def finish(self) -> torch.Tensor:
         """Make all tokens that are left; return prompts and answers, (batch, tokens)."""
         for _ in self:
             pass
-        return self._tokens
+        return self.tokens
 
     def close(self) -> None:
         """Make no more tokens, and give the cache back unless it was given. Closing twice is allowed."""
@@ -157,7 +158,7 @@ class Generation(Iterator[torch.Tensor]):
 
     def _count(self, seconds: float) -> None:
         totals = self._llama.last_trace.totals()
-        if self._made == 1:
+        if len(self._made) == 1:
             self.ttft_s, self.first_totals = seconds, totals
         else:
             self.token_s.append(seconds)
