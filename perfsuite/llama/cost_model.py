@@ -102,6 +102,16 @@ class _Sums:
     by_kind: dict[tuple[str, str], float] = field(default_factory=_zeros)
     empty_calls: dict[str, float] = field(default_factory=_zeros)  # by phase
 
+    def prediction(self, stage: Stage, rpc_count: int) -> Prediction:
+        return Prediction(
+            stage.name,
+            {phase: self.phases[phase] for phase in PHASES},
+            {bound: self.bounds[bound] for bound in BOUNDS},
+            dict(self.device_by_call),
+            dict(self.by_kind),
+            rpc_count,
+        )
+
 
 def predict(
     config: ModelConfig,
@@ -129,14 +139,7 @@ def predict(
     count = assumed.rpc_count or len(calls)
     if count != len(calls):
         _recount(sums, count / len(calls))
-    return Prediction(
-        stage.name,
-        {phase: sums.phases[phase] for phase in PHASES},
-        {bound: sums.bounds[bound] for bound in BOUNDS},
-        dict(sums.device_by_call),
-        dict(sums.by_kind),
-        count,
-    )
+    return sums.prediction(stage, count)
 
 
 def token_bytes(config: ModelConfig, dtype: torch.dtype, position: int) -> int:
@@ -177,14 +180,7 @@ def predict_token(
     sums.bounds["memory"] += device_s
     for call in calls:
         _add_call(sums, call, constants, route_name, Assumptions())
-    return Prediction(
-        stage.name,
-        {phase: sums.phases[phase] for phase in PHASES},
-        {bound: sums.bounds[bound] for bound in BOUNDS},
-        dict(sums.device_by_call),
-        dict(sums.by_kind),
-        len(calls),
-    )
+    return sums.prediction(stage, len(calls))
 
 
 def _add_operation(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from perfsuite import statistics
-from perfsuite.llama.results import PHASES, Generated, Latency
-from perfsuite.llama.rows import BUDGETS, unsplit_name
+from perfsuite.llama.results import PHASES, Generated
+from perfsuite.llama.rows import BUDGETS, latency_of, unsplit_name
 from perfsuite.schema import Interval
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def answer_of(llama: SplitLlama, input_ids: torch.Tensor, new_tokens: int) -> An
 def unsplit_generated(answers: Sequence[Answer]) -> Generated:
     """What the unsplit model in one dtype took, from its answers, one per round."""
     each = sorted(seconds for answer in answers for seconds in answer.token_s)
-    tpot = _latency([answer.tpot_s for answer in answers])
+    tpot = latency_of([answer.tpot_s for answer in answers])
     return Generated(
         new_tokens=len(answers[0].tokens),
-        ttft_s=_latency([answer.ttft_s for answer in answers]),
+        ttft_s=latency_of([answer.ttft_s for answer in answers]),
         tpot_s=tpot,
         tpot_p95_s=each[min(len(each) - 1, int(P95 * len(each)))],
         tokens_per_s=1.0 / tpot.median,
@@ -88,8 +88,3 @@ def stage_generated(
 def _per_token(totals: Sequence[Mapping[str, Any]], name: str, further: int) -> float:
     """Return the median over the rounds of a sum's share of each further token."""
     return statistics.median([total[name] / further for total in totals]).value
-
-
-def _latency(seconds: Sequence[float]) -> Latency:
-    estimate = statistics.median(seconds)
-    return Latency(median=estimate.value, low=estimate.low, high=estimate.high)

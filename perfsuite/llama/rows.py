@@ -44,7 +44,7 @@ def unsplit_name(dtype: str) -> str:
 def unsplit_row(forwards: Sequence[Forward], decode: Decode) -> UnsplitRow:
     """The row of the unsplit model in one dtype, from its forward passes, one per round."""
     return UnsplitRow(
-        latency_s=_latency(forwards),
+        latency_s=latency_of(_seconds(forwards)),
         samples_s=_seconds(forwards),
         next_token=_token(forwards, decode),
     )
@@ -74,7 +74,7 @@ def stage_row(
     forecast = FORECAST.get(stage.name)
     return StageRow(
         name=stage.name,
-        latency_s=_latency(forwards),
+        latency_s=latency_of(_seconds(forwards)),
         samples_s=seconds,
         vs_baseline=vs_baseline.value if vs_baseline else None,
         vs_baseline_interval=Interval.of(vs_baseline) if vs_baseline else None,
@@ -109,8 +109,9 @@ def _seconds(forwards: Sequence[Forward]) -> list[float]:
     return [forward.seconds for forward in forwards]
 
 
-def _latency(forwards: Sequence[Forward]) -> Latency:
-    estimate = statistics.median(_seconds(forwards))
+def latency_of(seconds: Sequence[float]) -> Latency:
+    """Return the median of samples, with its interval."""
+    estimate = statistics.median(seconds)
     return Latency(median=estimate.value, low=estimate.low, high=estimate.high)
 
 
