@@ -8,6 +8,7 @@ import torch
 
 from runtime.checkpoints import Checkpoint
 from runtime.devices.base import Device
+from runtime.devices.huge_pages import use_huge_pages
 from runtime.errors import InputError
 from runtime.stages import Granularity
 
@@ -35,6 +36,7 @@ def open_device(
     else:
         raise InputError(f"device: {name!r} is unknown; choose one of {', '.join(DEVICES)}")
     _trim()
+    use_huge_pages()
     return device
 
 

@@ -3,7 +3,7 @@
  * Weights are row-major (out features, in features), float32 or bfloat16, and each is read once for all prompts.
  * Sums, the residual and whatever lies between are float32. One parallel region runs all layers: its threads
  * divide the rows of each product, and wait for one another where a product needs all of the one before.
- * Plain C: the compiler finds the vector instructions of the processor that it runs on.
+ * C and the vector types that gcc and clang share: for whichever processor it is compiled on.
  */
 #include <math.h>
 #include <omp.h>
@@ -11,11 +11,22 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define ROWS 4    /* of a weight, multiplied at once: as many sums in registers */
+#define ROWS 4    /* of values, added at once */
 #define LANES 16  /* floats in a cache line; what threads write to is kept that far apart */
-#define LINE 64   /* bytes of a cache line */
 
 typedef uint16_t bf16;
+
+#ifdef __AVX512F__
+#define WIDTH 16 /* floats in a register */
+#elif defined __AVX__
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+#define SUMS 4 /* vectors of them, so that no addition waits for the one before */
+typedef float vector __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t halves __attribute__((vector_size(2 * WIDTH)));
 
 enum { Q, K, V, O, GATE, UP, DOWN, MODULES, BIASES = MODULES, ATTENTION_NORM = 2 * MODULES, MLP_NORM, POINTERS };
 
@@ -46,6 +57,18 @@ INLINE void put(void *x, const int is_bf16, long index, float value) {
     else ((float *)x)[index] = value;
 }
 
+/* what lies at `index`, wherever that is */
+INLINE vector load(const void *x, const int is_bf16, long index) {
+    vector wide;
+    if (is_bf16) {
+        halves narrow;
+        memcpy(&narrow, (const bf16 *)x + index, sizeof narrow);
+        words bits = __builtin_convertvector(narrow, words) << 16;
+        memcpy(&wide, &bits, sizeof wide);
+    } else memcpy(&wide, (const float *)x + index, sizeof wide);
+    return wide;
+}
+
 /* e^x for x <= 0 or not far above: 2^whole by the exponent's bits, the rest by its Taylor series; error < 2e-7 */
 INLINE float exponential(float x) {
     float near = x < 87.f ? x > -87.f ? x : -87.f : 87.f; /* a number, whatever x is: it becomes an exponent */
@@ -57,44 +80,30 @@ INLINE float exponential(float x) {
     return x == x ? sum * power.value : x; /* what is not a number stays none */
 }
 
-/* sums[r] = row r . x, for ROWS rows that lie `inner` elements apart */
-INLINE void dots(const void *rows, const int is_bf16, long first, long inner, const float *x, float *sums) {
-    float a = 0, b = 0, c = 0, d = 0;
-    const long n = inner, bytes = ROWS * n * (is_bf16 ? 2 : 4);
-    /* Some rows ahead, and past the end: the processor's own prefetching stops at each page. */
-    const char *ahead = (const char *)rows + (first / ROWS + (is_bf16 ? 2 : 1)) * bytes;
-    for (long i = 0; i < bytes; i += LINE) __builtin_prefetch(ahead + i);
-#pragma omp simd reduction(+ : a, b, c, d)
-    for (long i = 0; i < n; i++) {
-        a += at(rows, is_bf16, first * n + i) * x[i];
-        b += at(rows, is_bf16, (first + 1) * n + i) * x[i];
-        c += at(rows, is_bf16, (first + 2) * n + i) * x[i];
-        d += at(rows, is_bf16, (first + 3) * n + i) * x[i];
-    }
-    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
-}
-
+/* row . x. Weights are read from their first byte to their last: that order is the one that processors foresee. */
 INLINE float dot(const void *rows, const int is_bf16, long row, long inner, const float *x) {
+    const char *at_row = (const char *)rows + row * inner * (is_bf16 ? 2 : 4);
+    vector sums[SUMS] = {{0}};
+    long i = 0;
+    for (; i + SUMS * WIDTH <= inner; i += SUMS * WIDTH)
+        for (int k = 0; k < SUMS; k++)
+            sums[k] += load(at_row, is_bf16, i + k * WIDTH) * load(x, 0, i + k * WIDTH);
+    for (; i + WIDTH <= inner; i += WIDTH) sums[0] += load(at_row, is_bf16, i) * load(x, 0, i);
+    for (int k = 1; k < SUMS; k++) sums[0] += sums[k];
     float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (long i = 0; i < inner; i++) sum += at(rows, is_bf16, row * inner + i) * x[i];
+    for (int k = 0; k < WIDTH; k++) sum += sums[0][k];
+    for (; i < inner; i++) sum += at(at_row, is_bf16, i) * x[i];
     return sum;
 }
 
 /* out (batch, stride) [begin..end), float32 or bfloat16 = x (batch, inner) weight^T + bias, or added to it */
 INLINE void product(const void *weight, const int is_bf16, const float *bias, long begin, long end, long inner,
                     const float *x, long batch, void *out, const int bf16_out, long stride, const int add) {
-    for (long row = begin; row < end; row += ROWS)
+    for (long row = begin; row < end; row++)
         for (long b = 0; b < batch; b++) {
-            float sums[ROWS];
-            const long count = end - row < ROWS ? end - row : ROWS;
-            if (count == ROWS) dots(weight, is_bf16, row, inner, x + b * inner, sums);
-            else for (long i = 0; i < count; i++) sums[i] = dot(weight, is_bf16, row + i, inner, x + b * inner);
-            for (long i = 0; i < count; i++) {
-                const long to = b * stride + row + i;
-                const float before = add ? at(out, bf16_out, to) : 0.f;
-                put(out, bf16_out, to, before + sums[i] + (bias ? bias[row + i] : 0.f));
-            }
+            const long to = b * stride + row;
+            const float before = add ? at(out, bf16_out, to) : 0.f;
+            put(out, bf16_out, to, before + dot(weight, is_bf16, row, inner, x + b * inner) + (bias ? bias[row] : 0.f));
         }
 }
 
@@ -134,13 +143,12 @@ INLINE void rotate(const float *x, const shape *s, const float *cosine, const fl
     }
 }
 
-/* out (size) = softmax(query . keys) values, over `count` positions; scores: (count, rounded up to ROWS) */
+/* out (size) = softmax(query . keys) values, over `count` positions; scores: (count) */
 INLINE void attend(const void *keys, const void *values, const int is_bf16, const shape *s, long count,
                    const float *query, float *scores, float *out) {
     long whole = count / ROWS * ROWS;
     float most = -INFINITY, sum = 0;
-    for (long j = 0; j < whole; j += ROWS) dots(keys, is_bf16, j, s->size, query, scores + j);
-    for (long j = whole; j < count; j++) scores[j] = dot(keys, is_bf16, j, s->size, query);
+    for (long j = 0; j < count; j++) scores[j] = dot(keys, is_bf16, j, s->size, query);
     for (long j = 0; j < count; j++) most = scores[j] > most ? scores[j] : most;
 #pragma omp simd reduction(+ : sum)
     for (long j = 0; j < count; j++) sum += scores[j] = exponential(scores[j] - most);
@@ -177,7 +185,7 @@ static void head(const shape *s, long prompt, long h, const float *projected, co
 }
 
 static long own_floats(const shape *s) {
-    long attention = 2 * s->size + s->position + 1 + ROWS, norm = s->batch * s->hidden;
+    long attention = 2 * s->size + s->position + 1, norm = s->batch * s->hidden;
     return ((attention > norm ? attention : norm) + 2 * LANES) / LANES * LANES;
 }
 

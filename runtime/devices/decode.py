@@ -14,6 +14,7 @@ import torch
 from runtime.caches import Window
 from runtime.checkpoints import Checkpoint, ModelConfig
 from runtime.devices.compiled import compiled
+from runtime.devices.huge_pages import use_huge_pages
 from runtime.devices.kv_cache import KvCache
 from runtime.devices.scratch import Scratch
 from runtime.devices.weights import layer_norms, stacked_linear
@@ -157,6 +158,7 @@ class DecodeKernels:
         self._pointers = (ctypes.c_void_p * len(pointers))(*pointers)
         # At last: weights of which some are missing, for want of memory, must not be taken for ready.
         self._norms, self._weights = norms, loaded
+        use_huge_pages()
 
     def layers(
         self, layers: range, x: torch.Tensor, window: Window, cache: KvCache, rope: RotaryEmbedding

@@ -463,7 +463,8 @@ llama.close()
 
 
 @pytest.mark.parametrize("stage", ["shared-memory", "fused", "resident"])
-def test_a_worker_grows_by_the_bytes_of_its_caches_and_gives_them_back(stage: str) -> None:
+def test_a_worker_gives_back_the_bytes_of_a_cache_as_the_formula_has_them(stage: str) -> None:
+    """Measured where it is closed: what else grows while it is filled depends on what was free before."""
     batch, tokens, piece = 16, 1024, 128
     with SplitLlama.launch(tiny(), stage, threads=1) as llama:
         worker = psutil.Process(worker_pid(llama))
@@ -471,19 +472,16 @@ def test_a_worker_grows_by_the_bytes_of_its_caches_and_gives_them_back(stage: st
         def resident() -> int:
             return int(worker.memory_info().rss)
 
-        def fill(context: Context) -> None:
-            for _ in range(tokens // piece):
-                context.append(random_ids(llama.config, batch, piece))
-
-        with llama.open_context(batch, tokens) as context:
-            fill(context)  # and whatever else is made at first
-        before = resident()
-        with llama.open_context(batch, tokens) as context:
-            fill(context)
-            grown = resident() - before
         expected = cache_bytes(llama.config, 4 if stage != "resident" else 2, batch, tokens)
         if stage == "resident" and "float32 products" in llama.worker_info["kernels"]:
             expected *= 2  # a processor that does not multiply bfloat16 keeps what it computes with
-        huge_page = 2 << 20  # which the kernel may give for the first or the last part of one
-        assert grown == pytest.approx(expected, abs=expected // 20 + huge_page)
-        assert wait_until(lambda: resident() - before < expected // 20 + huge_page)
+        highest = 0
+        for _ in range(3):
+            with llama.open_context(batch, tokens) as context:
+                for _ in range(tokens // piece):
+                    context.append(random_ids(llama.config, batch, piece))
+                full = resident()
+            highest = highest or full
+            assert wait_until(lambda: full - resident() >= 0.95 * expected)  # noqa: B023
+            assert full - resident() == pytest.approx(expected, rel=0.05)
+        assert full - highest < expected / 2  # and the next takes no more than the first
