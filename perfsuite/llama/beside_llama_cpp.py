@@ -33,6 +33,7 @@ from perfsuite.processes.program import Program
 from runtime import STAGES, SplitError, SplitLlama, load_checkpoint
 from runtime.checkpoints import Checkpoint
 from runtime.checkpoints.layout import tensor_shapes
+from runtime.devices.huge_pages import use_huge_pages
 
 _START_S, _ANSWER_S = 120.0, 600.0
 
@@ -131,6 +132,7 @@ def _compare(options: argparse.Namespace) -> int:
         token_bytes(checkpoint.config, dtype, 0) // 4
     )  # float32: a sum of those is memory's speed
     read.fill_(1.0)
+    use_huge_pages(read.nbytes)  # as a worker does for its weights
     worker = Path(__file__).with_name("llama_cpp_worker.py")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.gguf"

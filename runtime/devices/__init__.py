@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from math import prod
 
 import torch
 
 from runtime.checkpoints import Checkpoint
+from runtime.checkpoints.layout import tensor_shapes
 from runtime.devices.base import Device
 from runtime.devices.huge_pages import use_huge_pages
 from runtime.errors import InputError
@@ -36,7 +38,8 @@ def open_device(
     else:
         raise InputError(f"device: {name!r} is unknown; choose one of {', '.join(DEVICES)}")
     _trim()
-    use_huge_pages()
+    weights = sum(map(prod, tensor_shapes(checkpoint.config).values()))
+    use_huge_pages(weights * dtype.itemsize)
     return device
 
 

@@ -94,6 +94,8 @@ class Door:
                 failed = True
                 self._shut_door(True)
                 self._send_away()
+        if self._spare is None:
+            self._keep_spare()
         self._shut_door(failed or len(self._inside) >= MOST_INSIDE)
 
     def _shut_door(self, shut: bool) -> None:
@@ -109,7 +111,10 @@ class Door:
         self._shut = shut
 
     def _send_away(self) -> None:
-        """Take whoever waits at the door, and close: with the one descriptor that is kept for it."""
+        """Take whoever waits at the door, and close: with the one descriptor that is kept for it.
+
+        ZeroMQ's thread may be quicker to take it, and lets one in by it; when one leaves, one is kept again.
+        """
         if self._listener is None:
             return
         if self._spare is not None:

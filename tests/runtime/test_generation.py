@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import psutil
@@ -151,14 +152,21 @@ NEW = 64
 
 
 class Real:
-    """SmolLM2 on eight prompts, and what ``transformers`` makes of them."""
+    """SmolLM2 on eight prompts of one length, and what ``transformers`` makes of them."""
 
     def __init__(self) -> None:
         self.checkpoint = load_checkpoint("smollm2-135m")
         tokenizer = self.checkpoint.tokenizer()
-        self.prompts = [torch.tensor([tokenizer.encode(prompt)]) for prompt in PROMPTS]
+        tokenized = [tokenizer.encode(prompt) for prompt in PROMPTS]
+        length = min(map(len, tokenized))
+        self.prompts = torch.tensor([ids[:length] for ids in tokenized])
         self.model: LlamaForCausalLM = reference_model(self.checkpoint)
-        self.answers = [reference_answer(self.model, prompt, NEW) for prompt in self.prompts]
+        self.answers = reference_answer(self.model, self.prompts, NEW)
+
+    @cached_property
+    def expected(self) -> torch.Tensor:
+        """(tokens, prompts, vocabulary): the logits after each token of the answers."""
+        return logits_at_each(self.model, self.answers)
 
 
 @pytest.fixture(scope="module")
@@ -174,21 +182,20 @@ def test_greedy_tokens_are_those_of_transformers_on_real_weights(
     real: Real, stage: str, device: str
 ) -> None:
     with SplitLlama.launch(real.checkpoint, stage, device) as llama:
-        for prompt, expected in zip(real.prompts, real.answers, strict=True):
-            answer = answered(llama, prompt, NEW, ignore_eos=True)
-            assert answer.shape == expected.shape
-            apart = (answer != expected).nonzero()
-            if not len(apart):
-                continue
-            # Two tokens were as good as equal: which of them it is decides all that follow.
-            place = int(apart[0, 1])
-            logits = reference_logits(real.model, expected[:, :place])[0]
-            best, second = logits.topk(2).values.tolist()
-            assert best - second < TIE * float(logits.abs().max()), (
-                f"token {place - prompt.shape[1]} of {PROMPTS[real.prompts.index(prompt)]!r}: "
-                f"{int(answer[0, place])} for {int(expected[0, place])}, {best} over {second}"
-            )
-            print(f"a tie after {place - prompt.shape[1]} tokens: {best} and {second}")
+        answers = answered(llama, real.prompts, NEW, ignore_eos=True)
+    assert answers.shape == real.answers.shape
+    for prompt, answer, expected in zip(PROMPTS, answers, real.answers, strict=True):
+        apart = (answer != expected).nonzero()
+        if not len(apart):
+            continue
+        # Two tokens were as good as equal: which of them it is decides all that follow.
+        place = int(apart[0])
+        logits = reference_logits(real.model, expected[None, :place])[0]
+        best, second = logits.topk(2).values.tolist()
+        assert best - second < TIE * float(logits.abs().max()), (
+            f"position {place} of {prompt!r}: {int(answer[place])} for {int(expected[place])}, {best} over {second}"
+        )
+        print(f"a tie at position {place} of {prompt!r}: {best} and {second}")
 
 
 @pytest.mark.slow
@@ -198,14 +205,14 @@ def test_greedy_tokens_are_those_of_transformers_on_real_weights(
 def test_bfloat16_stages_are_near_at_each_token_of_real_weights(
     real: Real, stage: str, device: str
 ) -> None:
-    with SplitLlama.launch(real.checkpoint, stage, device) as llama:
-        for prompt, ids in list(zip(real.prompts, real.answers, strict=True))[:3]:
-            expected = logits_at_each(real.model, ids)
-            with llama.open_context() as context:
-                first = prompt.shape[1]
-                for end in range(first, ids.shape[1]):
-                    part = ids[:, :end] if end == first else ids[:, end - 1 : end]
-                    assert difference(context.append(part), expected[end - 1]) <= BFLOAT16_BOUND
+    batch, first = real.prompts.shape
+    with (
+        SplitLlama.launch(real.checkpoint, stage, device) as llama,
+        llama.open_context(batch) as context,
+    ):
+        for end in range(first, real.answers.shape[1]):
+            part = real.answers[:, (0 if end == first else end - 1) : end]
+            assert difference(context.append(part), real.expected[end - 1]) <= BFLOAT16_BOUND
 
 
 @pytest.mark.parametrize("stage", BFLOAT16_STAGES)
@@ -221,9 +228,9 @@ def test_bfloat16_stages_are_near_at_each_token(stage: str) -> None:
 
 @torch.inference_mode()
 def logits_at_each(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """(tokens, 1, vocabulary): after each of one prompt's tokens."""
+    """(tokens, prompts, vocabulary): after each of the prompts' tokens."""
     logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits[0, :, None].float()
+    return logits.transpose(0, 1).float()
 
 
 # Where an answer ends

@@ -30,6 +30,7 @@ from perfsuite.llama.diagnosis.null_worker import MOST_SWEPT, Sweep
 from perfsuite.llama.workload import Operation
 from perfsuite.processes.program import Program
 from perfsuite.processes.protocol import Ended, Lines
+from runtime.devices.huge_pages import use_huge_pages
 from runtime.watched_process import environment
 
 _TIMEOUT_S = 300.0
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines.send({"error": f"cannot be built: {error}"})
             return 1
         sweep = Sweep(MOST_SWEPT)
+        sweep()
+        use_huge_pages(sweep.nbytes)  # as a worker does for its weights
         gc.collect()
         gc.freeze()
         while True:

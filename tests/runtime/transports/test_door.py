@@ -189,24 +189,29 @@ def test_who_proves_nothing_is_sent_away(port: int, monkeypatch: pytest.MonkeyPa
         assert wait_until(lambda: not server._door._inside)
 
 
-def test_without_a_descriptor_whoever_waits_is_sent_away_and_others_come_later(
+def test_without_descriptors_whoever_waits_is_sent_away_and_others_come_later(
     server: MsgpackServer, port: int
 ) -> None:
     gc.collect()  # or what earlier tests dropped is closed meanwhile, and its descriptors are free
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
-    with socket.socket() as waiting:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 64, hard))
+    with ExitStack() as opened:
+        crowd = [opened.enter_context(socket.socket()) for _ in range(4)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (crowd[-1].fileno() + 64, hard))
         try:
             with suppress(OSError):
                 while True:
-                    taken.append(os.dup(waiting.fileno()))
-            waiting.settimeout(PATIENCE_S)
-            waiting.connect(("127.0.0.1", port))
-            with suppress(ConnectionResetError):
-                waiting.sendall(b"\xff")
-                assert waiting.recv(100) == b""  # and no greeting
-            assert not server._door._inside
+                    taken.append(os.dup(crowd[0].fileno()))
+            greeted = 0
+            for waiting in crowd:
+                waiting.settimeout(PATIENCE_S)
+                waiting.connect(("127.0.0.1", port))
+                with suppress(ConnectionError):
+                    waiting.sendall(b"\xff")
+                    greeted += bool(waiting.recv(100))
+            # What is kept for sending them away is free for a moment, and ZeroMQ may be quicker to take it.
+            assert greeted < len(crowd)
+            opened.close()
             assert wait_until(lambda: server._door._spare is not None)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
