@@ -41,7 +41,8 @@ bench: setup
 
 test: setup
 	@# in the order of their names: the files with the fewest tests, which would come last, are slow ones
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --no-header --durations=10 -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@# passive: threads of several processes that wait for one another leave the cores to whoever computes
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests --no-header --durations=10 -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fuzz: setup
 	$(BIN)/pip install -q -c constraints.txt -e '.[fuzz]'

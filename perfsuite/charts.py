@@ -84,6 +84,7 @@ _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _FONT = re.compile(r"font-family: [^;]*;? ?")  # the page's own is what suits it
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 # What XML does not allow, escaped or not; a lone surrogate cannot even be written to a file.
+_NARROW = 1e-9  # of the largest value
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 Format = Callable[[float], str]
@@ -294,7 +295,10 @@ def around(values: Sequence[float], *, log: bool = False) -> tuple[float, float]
     if log:
         factor = max((high / low) ** 0.06, 1.05)
         return low / factor, high * factor
-    air = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    largest = max(abs(low), abs(high))
+    # What differs by less than floats can divide is drawn as one value is.
+    narrow = high - low <= largest * _NARROW
+    air = (largest * 0.1 or 1.0) if narrow else (high - low) * 0.08
     return low - air, high + air
 
 

@@ -27,7 +27,9 @@ HANDSHAKE_S = 3.0
 MOST_INSIDE = 16
 
 _BACKLOG = 16
-_SILENT_S = 5  # in which the kernel keeps a new connection to itself, if its peer says nothing
+# In which the kernel keeps a new connection to itself, if its peer says nothing. Beyond the backlog it answers with
+# cookies, keeps nothing, and lets whoever returns one in at once.
+_SILENT_S = 5
 _LOOK_AGAIN_S = 1.0
 
 _EVENTS = (

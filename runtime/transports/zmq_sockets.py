@@ -272,9 +272,10 @@ class ZmqServer(ZmqChannel, ServerChannel):
         return not same and self._door.serial_of(kept.descriptor) == self._kept_serial
 
     def keep(self) -> None:
-        self._kept = self._peer
-        if self._peer is not None:
-            self._kept_serial = self._door.serial_of(self._peer.descriptor)
+        peer = self._peer
+        self._kept_serial = 0 if peer is None else self._door.serial_of(peer.descriptor)
+        # Who went before its message was read has no connection, and would be here for ever.
+        self._kept = peer if self._kept_serial else None
 
     def destination(self, index: int, spec: TensorSpec, places: Sequence[Payload]) -> torch.Tensor:
         return self.empty(spec)

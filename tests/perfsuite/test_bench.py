@@ -47,7 +47,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """A repository of one commit, in which the subject takes twice its reference's time."""
     pytester.makepyfile(test_project=PROJECT, clock=CLOCK, work="SECONDS = 4e-3\n")
     pytester.makeini(
-        "[pytest]\npythonpath = .\nperf_processes = 4\nperf_looks = 2\nperf_servers = 2\n"
+        "[pytest]\npythonpath = .\nperf_processes = 4\nperf_looks = 2\nperf_servers = 1\n"
     )
     (pytester.path / ".gitignore").write_text(
         "__pycache__/\n.pytest_cache/\nreport.json\nshallow\nrunpytest-*\nstd*\n"

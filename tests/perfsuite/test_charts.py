@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import matplotlib as mpl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perfsuite import charts
@@ -211,6 +211,8 @@ def test_runs_without_any_spread_are_drawn(values: list[float]) -> None:
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6), st.booleans())
+@example(1e6, 999_999.999_999_999_9, False)
+@example(1e6, 999_999.999, False)
 def test_ticks_lie_on_the_axis_in_order(one: float, other: float, log: bool) -> None:
     low, high = around([one, other], log=log)
     found = ticks(low, high, log=log)
