@@ -158,9 +158,7 @@ class DecodeKernels:
         self._pointers = (ctypes.c_void_p * len(pointers))(*pointers)
         # At last: weights of which some are missing, for want of memory, must not be taken for ready.
         self._norms, self._weights = norms, loaded
-        use_huge_pages(
-            sum(weight.nbytes for weights in loaded for weight, _ in weights.values())
-        )
+        use_huge_pages(sum(weight.nbytes for weights in loaded for weight, _ in weights.values()))
 
     def layers(
         self, layers: range, x: torch.Tensor, window: Window, cache: KvCache, rope: RotaryEmbedding

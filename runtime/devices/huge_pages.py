@@ -19,9 +19,10 @@ _PRIVATE = ("[anon]", "[heap]")
 def use_huge_pages(weight_bytes: int) -> None:
     """Move what this process keeps in private memory to huge pages, as far as the kernel does that on demand.
 
-    Nothing is done for few ``weight_bytes``, of which caches hold a part. Called once weights are packed, by whatever allocator: libraries that pack them take no memory of ours. Since
-    Linux 6.1 it is done on return; before, the kernel does it in the background. Nothing is promised: where huge
-    pages are off, or memory is scattered, all stays as it is.
+    Nothing is done for few ``weight_bytes``, of which caches hold a part. Called once weights are packed, by whatever
+    allocator: libraries that pack them take no memory of ours. Since Linux 6.1 it is done on return; before, the
+    kernel does it in the background. Nothing is promised: where huge pages are off, or memory is scattered, all
+    stays as it is.
     """
     advise = getattr(ctypes.CDLL(None), "madvise", None)
     if advise is None or weight_bytes < _WORTH_IT_BYTES:

@@ -475,7 +475,7 @@ def test_a_worker_gives_back_the_bytes_of_a_cache_as_the_formula_has_them(stage:
         expected = cache_bytes(llama.config, 4 if stage != "resident" else 2, batch, tokens)
         if stage == "resident" and "float32 products" in llama.worker_info["kernels"]:
             expected *= 2  # a processor that does not multiply bfloat16 keeps what it computes with
-        highest = 0
+        highest = full = 0
         for _ in range(3):
             with llama.open_context(batch, tokens) as context:
                 for _ in range(tokens // piece):

@@ -42,7 +42,7 @@ REAL_LENGTHS = (1, 7, 401, 1024)
 FLOAT32_STAGES = tuple(name for name, stage in STAGES.items() if stage.dtype == "float32")
 BFLOAT16_STAGES = tuple(name for name in STAGES if name not in FLOAT32_STAGES)
 RANDOM = settings(
-    max_examples=30,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -243,9 +243,11 @@ def test_every_rope_scaling_at_lengths_in_any_order(kind: str, stage: str, devic
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("stage", FLOAT32_STAGES)
-@pytest.mark.parametrize("attention_bias", [False, True])
-@pytest.mark.parametrize("mlp_bias", [False, True])
-@pytest.mark.parametrize("tied", [False, True])
+# Each pair of settings in all its combinations.
+@pytest.mark.parametrize(
+    ("attention_bias", "mlp_bias", "tied"),
+    [(False, False, False), (False, True, True), (True, False, True), (True, True, False)],
+)
 def test_biases_and_tied_embeddings(
     stage: str, device: str, attention_bias: bool, mlp_bias: bool, tied: bool
 ) -> None:

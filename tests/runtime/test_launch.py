@@ -146,7 +146,7 @@ spare = os.dup(0)
 os.close(spare)
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 told = 0
-for more in range(0, 25, 3):
+for more in range(0, 25, 4):
     resource.setrlimit(resource.RLIMIT_NOFILE, (spare + more, hard))
     try:
         runtime.SplitLlama.launch(checkpoint, sys.argv[1], threads=1).close()

@@ -96,7 +96,7 @@ def test_an_idle_worker_ends_with_its_parent(stage: str, how: signal.Signals, fo
     assert leftovers(folder) == []
 
 
-@pytest.mark.parametrize("stage", ["baseline", "bf16"])
+@pytest.mark.parametrize("stage", ["baseline", "shared-memory"])
 def test_a_computing_worker_ends_with_its_killed_parent(stage: str, folder: Path) -> None:
     with Parent(stage, batch=2) as parent:
         ending = Ending(int(parent.line()))
@@ -136,7 +136,9 @@ def test_ctrl_c_at_an_idle_prompt_is_no_affair_of_the_workers(stage: str) -> Non
         assert llama.forward(PROMPT).equal(before)
 
 
-@ENDS
+@pytest.mark.parametrize(
+    ("stage", "how"), [("baseline", signal.SIGTERM), ("shared-memory", signal.SIGKILL)], ids=str
+)
 def test_a_worker_that_is_still_loading_ends_with_its_parent(
     stage: str, how: signal.Signals, folder: Path
 ) -> None:
