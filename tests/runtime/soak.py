@@ -296,14 +296,18 @@ class Held:
 
 
 def forwards(checkpoint: Checkpoint, stage: str, times: int) -> tuple[Held, Held]:
-    """Run forwards of changing length; return what was held after the first ones, and in the end."""
-    lengths = itertools.cycle((1, 1024, 3, 777, 64, 512, 2, 1000, 31, 256))
+    """Run forwards of changing length; return what was held after the first ones, and in the end.
+
+    ``times`` is rounded up to whole rounds of the lengths: both are counted after the same, whose memory is kept.
+    """
+    lengths = (1, 1024, 3, 777, 64, 512, 2, 1000, 31, 256)
     with SplitLlama.launch(checkpoint, stage, threads=1) as llama:
         pids = os.getpid(), int(llama.worker_info["pid"])
 
         def after(count: int) -> Held:
-            for length in itertools.islice(lengths, count):
-                llama.forward([length % 64] * length)
+            for _ in range(-(-count // len(lengths))):
+                for length in lengths:
+                    llama.forward([length % 64] * length)
             return Held.of(*pids)
 
         return after(40), after(times)
@@ -352,7 +356,7 @@ def main() -> int:
     if arguments.forwards:
         with temporary_folder() as folder:
             for stage in STAGES:
-                times = arguments.forwards // len(STAGES)
+                times = -(-arguments.forwards // len(STAGES))
                 before, after = forwards(small_checkpoint(folder / "model"), stage, times)
                 after.assert_flat(before)
                 _tell(f"{times} forwards, {stage}", before, after)

@@ -36,7 +36,7 @@ def diagnosis(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("diagnosis")
     arguments = (
         f"diagnose --model tiny --tokens {TOKENS} --rounds 1 --threads 1 --stages {','.join(CHOSEN)} "
-        f"--what-if device=h100 --what-if rpc=3 --slowdown serialize=400 --json {folder / 'd.json'} "
+        f"--what-if device=h100 --what-if rpc=3 --slowdown serialize=100 --json {folder / 'd.json'} "
         f"--timeline {folder / 't.json'} --chart {folder / 'charts'}"
     )
     output = StringIO()
