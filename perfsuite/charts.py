@@ -83,8 +83,8 @@ _LEFT_OUT = {f"{_SVG}{name}" for name in ("metadata", "style", "clipPath")}
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _FONT = re.compile(r"font-family: [^;]*;? ?")  # the page's own is what suits it
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
-# What XML does not allow, escaped or not; a lone surrogate cannot even be written to a file.
 _NARROW = 1e-9  # of the largest value
+# What XML does not allow, escaped or not; a lone surrogate cannot even be written to a file.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 Format = Callable[[float], str]

@@ -38,8 +38,9 @@ def open_device(
     else:
         raise InputError(f"device: {name!r} is unknown; choose one of {', '.join(DEVICES)}")
     _trim()
-    weights = sum(map(prod, tensor_shapes(checkpoint.config).values()))
-    use_huge_pages(weights * dtype.itemsize)
+    if name == "cpu":  # a GPU has them in memory of its own
+        weights = sum(map(prod, tensor_shapes(checkpoint.config).values()))
+        use_huge_pages(weights * dtype.itemsize)
     return device
 
 

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define ROWS 4    /* of values, added at once */
+#define ROWS 4    /* threads divide products by so many rows; so many values are added at once */
 #define LANES 16  /* floats in a cache line; what threads write to is kept that far apart */
 
 typedef uint16_t bf16;

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psutil
 
-HUGE_PAGE_BYTES = 2 << 20  # x86-64; on Arm with small pages of 4 KiB too
+_HUGE_PAGE_BYTES = 2 << 20  # x86-64; on Arm with small pages of 4 KiB too
 
 _COLLAPSE = 25  # MADV_COLLAPSE of linux/mman.h, which Python 3.11 does not name
 _WORTH_IT_BYTES = 32 << 20
@@ -36,7 +36,7 @@ def use_huge_pages(weight_bytes: int) -> None:
 def _mappings() -> Iterator[tuple[int, int]]:
     """Yield start and size, in bytes, of private mappings that are large and in memory."""
     for mapping in psutil.Process().memory_maps(grouped=False):
-        large = mapping.size >= HUGE_PAGE_BYTES and mapping.rss >= _RESIDENT * mapping.size
+        large = mapping.size >= _HUGE_PAGE_BYTES and mapping.rss >= _RESIDENT * mapping.size
         if large and mapping.path in _PRIVATE and "w" in mapping.perms:
             start, end = (int(address, 16) for address in mapping.addr.split("-"))
             yield start, end - start

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines.send({"error": f"cannot be built: {error}"})
             return 1
         sweep = Sweep(MOST_SWEPT)
-        sweep()
+        sweep()  # its pages are there from the first time on
         use_huge_pages(sweep.nbytes)  # as a worker does for its weights
         gc.collect()
         gc.freeze()
